@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""One door to the project for people and machines: sets up both environments, then runs a job.
+Needs nothing but Python's standard library; never touches anything outside this folder but
+Debian's package manager, and that only when Blender's own system libraries are absent."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+BACKEND_VENV = ROOT / ".venv"
+BLENDER_VENV = ROOT / ".venv-blender"
+# The bpy wheel of Blender 4.5 LTS exists for Python 3.11 alone.
+BLENDER_PYTHON = (3, 11)
+# Shared libraries that Blender links and that a bare Debian or Ubuntu lacks.
+SYSTEM_PACKAGES = (
+    "libx11-6 libxrender1 libxxf86vm1 libxfixes3 libxi6 libxkbcommon0 libsm6 libice6 libgl1 "
+    "libgomp1 libegl1"
+).split()
+SUITES = ("lint", "types", "imports", "backend", "blender")
+
+
+class SetupError(Exception):
+    """Set-up cannot go on; the message says what the person can do."""
+
+
+def venv_python(venv: Path) -> Path:
+    """The interpreter inside a virtual environment, on any platform."""
+    return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def run(command: list[str | Path], **kwargs) -> None:
+    """Run a command, echo it, and raise CalledProcessError when it fails."""
+    print("+", " ".join(str(part) for part in command), flush=True)
+    subprocess.run([str(part) for part in command], check=True, cwd=ROOT, **kwargs)
+
+
+def find_python(version: tuple[int, int]) -> Path:
+    """A Python interpreter of exactly this minor version."""
+    if sys.version_info[:2] == version:
+        return Path(sys.executable)
+    name = f"{version[0]}.{version[1]}"
+    probes: list[list[str]] = [[f"python{name}"]]
+    if os.name == "nt":
+        probes.insert(0, ["py", f"-{name}"])
+    for probe in probes:
+        if shutil.which(probe[0]) is None:
+            continue
+        answer = subprocess.run(
+            [*probe, "-c", "import sys; print(sys.executable); print(*sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+        )
+        lines = answer.stdout.split("\n")
+        if answer.returncode == 0 and lines[1].split() == [str(part) for part in version]:
+            return Path(lines[0])
+    raise SetupError(
+        f"Python {name} was not found: Blender {blender_version()} as a module needs it. "
+        f"Install Python {name} and run this command again."
+    )
+
+
+def blender_version() -> str:
+    for line in (ROOT / "requirements" / "blender.txt").read_text().splitlines():
+        if line.startswith("bpy=="):
+            return line.removeprefix("bpy==")
+    raise SetupError("requirements/blender.txt names no bpy version")
+
+
+def debian_install(packages: list[str]) -> bool:
+    """Install Debian packages when this is Debian and we are allowed to; False otherwise."""
+    if shutil.which("apt-get") is None:
+        return False
+    prefix: list[str] = []
+    if os.geteuid() != 0:
+        if shutil.which("sudo") is None or subprocess.run(["sudo", "-n", "true"]).returncode:
+            return False
+        prefix = ["sudo", "-n"]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for arguments in (["update", "-q"], ["install", "-y", "-q", *packages]):
+        if subprocess.run([*prefix, "apt-get", *arguments], env=environment).returncode:
+            return False
+    return True
+
+
+def make_venv(venv: Path, python: Path) -> None:
+    if venv_python(venv).exists():
+        return
+    has_venv = [str(python), "-c", "import ensurepip, venv"]
+    if subprocess.run(has_venv, capture_output=True).returncode:
+        package = f"python{BLENDER_PYTHON[0]}.{BLENDER_PYTHON[1]}-venv"
+        if not debian_install([package]):
+            raise SetupError(f"Python's venv module is incomplete: install {package} first.")
+    run([python, "-m", "venv", venv])
+    run([venv_python(venv), "-m", "pip", "install", "-q", "--upgrade", "pip"])
+
+
+def fingerprint(*files: Path) -> str:
+    digest = hashlib.sha256(sys.version.encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def setup_backend() -> Path:
+    """The backend's environment, made or brought up to date. Returns its interpreter."""
+    python = venv_python(BACKEND_VENV)
+    pins = ROOT / "requirements" / "backend.txt"
+    stamp, wanted = BACKEND_VENV / "viewtime.stamp", fingerprint(ROOT / "pyproject.toml", pins)
+    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
+        return python
+    print("Setting up the backend's environment (a few minutes the first time)", flush=True)
+    make_venv(BACKEND_VENV, Path(sys.executable))
+    pip: list[str | Path] = [python, "-m", "pip", "install", "-q", "--retries", "10"]
+    # torch goes first: whatever else wants torch then finds it and pulls no second build.
+    run([*pip, "torch==2.13.0"])
+    run([*pip, "-c", pins, "hatchling", "editables"])
+    run([*pip, "-c", pins, "--no-build-isolation", "-e", ".[dev]"])
+    stamp.write_text(wanted)
+    return python
+
+
+def setup_blender() -> Path:
+    """Blender's environment: bpy, and nothing of the backend. Returns its interpreter."""
+    python = venv_python(BLENDER_VENV)
+    pins = ROOT / "requirements" / "blender.txt"
+    stamp, wanted = BLENDER_VENV / "viewtime.stamp", fingerprint(pins)
+    if not (python.exists() and stamp.exists() and stamp.read_text() == wanted):
+        print("Setting up Blender as a Python module (400 MB the first time)", flush=True)
+        make_venv(BLENDER_VENV, find_python(BLENDER_PYTHON))
+        run([python, "-m", "pip", "install", "-q", "--retries", "10", "-r", pins])
+        stamp.write_text(wanted)
+    check_blender(python)
+    return python
+
+
+def check_blender(python: Path) -> None:
+    """Import bpy once; where a system library is absent, install it or say which."""
+    probe = [str(python), "-c", "import bpy; print(bpy.app.version_string)"]
+    answer = subprocess.run(probe, capture_output=True, text=True)
+    if answer.returncode == 0:
+        return
+    reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+    if "cannot open shared object file" in answer.stderr and debian_install(SYSTEM_PACKAGES):
+        answer = subprocess.run(probe, capture_output=True, text=True)
+        if answer.returncode == 0:
+            return
+        reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+    raise SetupError(
+        f"Blender as a module does not start: {reason}\n"
+        f"On Debian or Ubuntu: apt-get install {' '.join(SYSTEM_PACKAGES)}"
+    )
+
+
+def command_setup(_: argparse.Namespace) -> int:
+    print(f"backend: {setup_backend()}\nblender: {setup_blender()}")
+    return 0
+
+
+def command_demo(arguments: argparse.Namespace) -> int:
+    backend, blender = setup_backend(), setup_blender()
+    started = time.monotonic()
+    run(
+        [
+            blender,
+            ROOT / "examples" / "demo.py",
+            "--out",
+            arguments.out.resolve(),
+            "--backend-python",
+            backend,
+        ]
+    )
+    print(f"Demo finished in {time.monotonic() - started:.0f} s. Read {arguments.out}/summary.md")
+    return 0
+
+
+def command_build(_: argparse.Namespace) -> int:
+    run([setup_backend(), ROOT / "tools" / "build_extension.py"])
+    return 0
+
+
+def command_test(arguments: argparse.Namespace) -> int:
+    """Run the suites in order, all of them even when one fails, and say at the end which did."""
+    backend = setup_backend()
+    suites = arguments.only or list(SUITES)
+    blender = setup_blender() if "blender" in suites else None
+    extra = arguments.pytest
+    commands: dict[str, list[list[str | Path]]] = {
+        "lint": [
+            [backend, "-m", "ruff", "check", "."],
+            [backend, "-m", "ruff", "format", "--check", "."],
+        ],
+        "types": [[backend, "-m", "mypy"]],
+        "imports": [[BACKEND_VENV / python_script("lint-imports"), "--config", "pyproject.toml"]],
+        "backend": [[backend, "-m", "pytest", "tests", "--durations=8", *extra]],
+        "blender": [
+            [blender or "", "-m", "pytest", "tests/blender", "-o", "norecursedirs=", *extra]
+        ],
+    }
+    environment = {**os.environ, "VIEWTIME_BACKEND_PYTHON": str(backend), "PYTHONUTF8": "1"}
+    outcomes: list[tuple[str, int, float]] = []
+    for suite in suites:
+        for command in commands[suite]:
+            print(f"\n== {suite}: {' '.join(str(part) for part in command[1:])}", flush=True)
+            started = time.monotonic()
+            code = subprocess.run(
+                [str(part) for part in command], cwd=ROOT, env=environment
+            ).returncode
+            outcomes.append((suite, code, time.monotonic() - started))
+    print()
+    for suite, code, seconds in outcomes:
+        print(f"{'ok    ' if code == 0 else 'FAILED'} {suite:8} {seconds:6.1f} s")
+    return 1 if any(code for _, code, _ in outcomes) else 0
+
+
+def python_script(name: str) -> str:
+    return f"Scripts/{name}.exe" if os.name == "nt" else f"bin/{name}"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="the main job, from an animated scene to 4D splats")
+    demo.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")
+    demo.set_defaults(run=command_demo)
+    test = commands.add_parser("test", help="every check that CI runs")
+    test.add_argument("--only", action="append", choices=SUITES, help="only this suite (repeat)")
+    test.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
+    test.set_defaults(run=command_test)
+    commands.add_parser("setup", help="make both environments").set_defaults(run=command_setup)
+    commands.add_parser("build", help="build the extension zip").set_defaults(run=command_build)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    if sys.version_info < (3, 11):
+        print("dev.py needs Python 3.11 or newer", file=sys.stderr)
+        return 2
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        return arguments.run(arguments)
+    except SetupError as error:
+        print(f"dev.py: {error}", file=sys.stderr)
+        return 2
+    except subprocess.CalledProcessError as error:
+        print(f"dev.py: this command failed: {' '.join(error.cmd)}", file=sys.stderr)
+        return error.returncode or 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
