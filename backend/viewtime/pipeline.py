@@ -1,0 +1,469 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capture folder in, FrameGrid and SplatSequence folders out, with progress, ETA and cancel.
+Never imports torch, numba or a model before a stage needs it, never leaves half a result."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viewtime_formats.atomic import write_json
+from viewtime_formats.capture import Capture, read_capture
+from viewtime_formats.errors import CaptureError, ViewtimeError
+
+from viewtime import __version__, run_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from viewtime_formats.gaussians import Gaussians
+
+    from viewtime.grid import FrameGrid
+
+ROUTES = ("auto", "captured", "generated")
+GENERATED_SIZE = 128  # the size that the bundled models were trained at
+
+
+class Cancelled(Exception):
+    """The run was asked to stop and has removed what it wrote."""
+
+
+class OptionError(ViewtimeError):
+    """An option of a run that has no meaning; the message names it and its range."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: step `step` of `total` in `stage`; `eta_seconds` counts to the stage's end.
+
+    stage: "read", "prior", "generate" or "reconstruct". eta_seconds is None while it is unknown.
+    """
+
+    stage: str
+    step: int
+    total: int
+    message: str
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a person may choose about a run.
+
+    size: height in pixels to work at; None is the capture's own for the captured route and the
+    bundled model's for the generated one. depth_noise: relative error of the capture's depth
+    (0 for a renderer, about 0.01 for photogrammetry).
+    """
+
+    route: str = "auto"
+    size: int | None = None
+    steps: int = 4
+    seed: int = 0
+    use_prior: bool = True
+    generator: str = "bundled"
+    reconstructor: str = "bundled"
+    depth_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.route not in ROUTES:
+            raise OptionError(f"route is {self.route!r}; one of {', '.join(ROUTES)} is needed")
+        if self.size is not None:
+            _check_integer("size", self.size, 16, 4096)
+        _check_integer("steps", self.steps, 1, 1000)
+        _check_integer("seed", self.seed, 0, 2**63 - 1)
+        if not isinstance(self.use_prior, bool):
+            raise OptionError(f"use_prior is {self.use_prior!r}; true or false is needed")
+        for name in ("generator", "reconstructor"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise OptionError(f"{name} is {getattr(self, name)!r}; a name or path is needed")
+        noise = self.depth_noise
+        if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < 1:
+            raise OptionError(f"depth_noise is {noise!r}; a number from 0 to below 1 is needed")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made and how long each stage took."""
+
+    route: str
+    splats: Path
+    grid: Path | None
+    seconds: dict[str, float]
+    gaussians_per_step: list[int]
+    views: int
+    times: int
+    width: int
+    height: int
+
+
+def options_from_dict(values: Any) -> RunOptions:
+    """RunOptions from JSON; an unknown name is refused because it is usually a typing error."""
+    if not isinstance(values, dict):
+        raise OptionError("options: a JSON object is needed")
+    known = {field.name for field in dataclasses.fields(RunOptions)}
+    for name in values:
+        if name not in known:
+            raise OptionError(f"options: {name!r} is unknown; known are {', '.join(sorted(known))}")
+    return RunOptions(**values)
+
+
+def choose_route(capture: Capture, options: RunOptions) -> str:
+    """"captured" or "generated". Raises CaptureError when the route asked for is impossible."""
+    missing = []
+    if not capture.is_full_grid:
+        missing.append("a frame for every view and time")
+    if not capture.has_depth:
+        missing.append("depth for every frame")
+    if capture.rig is None:
+        missing.append("a rig")
+    if options.route == "captured" and missing:
+        raise CaptureError(
+            f"{capture.folder}: the captured route needs {' and '.join(missing)}; "
+            "capture the full grid with depth, or use the generated route"
+        )
+    if options.route == "auto":
+        return "generated" if missing else "captured"
+    return options.route
+
+
+def run(
+    capture_folder: str | Path,
+    out_folder: str | Path,
+    options: RunOptions | None = None,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> RunResult:
+    """Run the whole job and return what it made; the same call twice gives the same folder.
+
+    Writes `splats/` (readable while it grows), `run.json` and, on the generated route, `grid/`.
+    Raises ViewtimeError for anything a person can put right, Cancelled when `should_cancel`
+    became true. After any exception the folder is as it was before the call.
+    """
+    options = options or RunOptions()
+    capture = read_capture(Path(capture_folder))
+    route = choose_route(capture, options)
+    out = Path(out_folder).absolute()
+    reporter = _Reporter(on_progress or _ignore, should_cancel or _never)
+    try:
+        run_folder.begin(out)
+        stages = _captured if route == "captured" else _generated
+        result = stages(capture, out, options, reporter)
+        _write_run_file(out, result, options)
+        run_folder.finish(out)
+        return result
+    except BaseException as error:  # KeyboardInterrupt too: the folder must not stay half-written
+        _abandon(out)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise ViewtimeError(_disk_full(out)) from error
+        if isinstance(error, MemoryError):
+            raise ViewtimeError(
+                "not enough memory for this job; choose a smaller size or fewer views and times"
+            ) from error
+        raise
+
+
+# ---- the two routes ----------------------------------------------------------------------------
+
+
+def _captured(capture: Capture, out: Path, options: RunOptions, report: _Reporter) -> RunResult:
+    """Pixels, depth and cameras to splats, one time after the other: no weights, little memory."""
+    report.stage("read", 0, "loading the rasteriser")
+    from viewtime.grid import grid_from_capture
+    from viewtime.reconstructor.captured import background_from_sky, fuse_views
+
+    rig = capture.rig
+    assert rig is not None  # choose_route has seen to it
+    size = options.size
+    background: np.ndarray | None = None
+    read_seconds = 0.0
+    width = height = 0
+    cameras: Any = None
+
+    def first_grid() -> FrameGrid:
+        return grid_from_capture(_at_time(capture, 0), size)
+
+    grid = first_grid()
+    height, width = grid.frames.shape[3:]
+    cameras = rig.resized(width, height).cameras
+    if capture.background is None:
+        images, depths = _time_slice(grid, 0)
+        background = background_from_sky(images, depths)
+    else:
+        background = _triple(capture.background)
+    read_seconds += report.elapsed()
+
+    def steps() -> Iterator[Gaussians]:
+        nonlocal read_seconds
+        for t in range(capture.times):
+            before = time.monotonic()
+            current = grid if t == 0 else grid_from_capture(_at_time(capture, t), size)
+            images, depths = _time_slice(current, 0)
+            read_seconds += time.monotonic() - before
+            report.check()
+            # Noisy depth makes the colour refit paint the errors in: it is for exact depth only.
+            yield fuse_views(
+                images, depths, cameras,
+                depth_noise=options.depth_noise, refit=options.depth_noise == 0,
+            )
+
+    report.stage("reconstruct", capture.times, f"fusing {capture.views} views per time")
+    started = time.monotonic()
+    before = read_seconds
+    counts = _write_steps(steps(), capture, out, rig, background, "captured", options, report)
+    seconds = {
+        "read": read_seconds,
+        "generate": 0.0,
+        "reconstruct": time.monotonic() - started - (read_seconds - before),
+    }
+    return RunResult(
+        "captured", out / "splats", None, seconds, counts, capture.views, capture.times,
+        width, height,
+    )
+
+
+def _generated(capture: Capture, out: Path, options: RunOptions, report: _Reporter) -> RunResult:
+    """References to the full grid with the generator, then to splats with the reconstructor."""
+    seconds = {"read": 0.0, "prior": 0.0, "generate": 0.0, "reconstruct": 0.0}
+    report.stage("read", 0, "reading the references")
+    from viewtime.grid import FrameGrid, grid_from_capture, write_grid
+
+    grid = grid_from_capture(capture, options.size or GENERATED_SIZE)
+    height, width = grid.frames.shape[3:]
+    rig = capture.rig.resized(width, height) if capture.rig is not None else None
+    background = None if capture.background is None else _triple(capture.background)
+    if background is None and grid.depth is not None:
+        background = _sky_colour(grid)
+    seconds["read"] = report.elapsed()
+
+    missing = int((~grid.known).sum())
+    prior = None
+    fixed_view, freeze_time = capture.fixed_view, capture.freeze_time
+    has_references = fixed_view is not None and freeze_time is not None
+    if missing and options.use_prior and grid.depth is not None and rig and has_references:
+        report.stage("prior", 0, "reprojecting the references")
+        from viewtime.generator.prior import reprojection_prior
+
+        prior = reprojection_prior(
+            grid, rig, fixed_view, freeze_time,
+            background=(0.0, 0.0, 0.0) if background is None else background,
+        )
+        seconds["prior"] = report.elapsed()
+        report.check()
+
+    frames = grid.frames
+    if missing:
+        report.stage("generate", options.steps, f"{missing} of {grid.known.size} frames are missing")
+        from viewtime.generator import generate
+
+        frames = generate(
+            _generator(options.generator),
+            grid,
+            prior=prior,
+            steps=options.steps,
+            seed=options.seed,
+            on_step=lambda step, total, _frames: report.step(step, total, "generating frames"),
+            should_cancel=report.should_cancel,
+        )
+        seconds["generate"] = report.elapsed()
+        report.check()
+    filled = FrameGrid(frames=frames, known=grid.known, depth=grid.depth)
+    write_grid(out / "grid", filled)
+
+    report.stage("reconstruct", capture.times, "loading the reconstructor")
+    from viewtime.reconstructor.lift import reconstruct
+
+    steps = reconstruct(
+        _reconstructor(options.reconstructor),
+        filled,
+        rig,
+        prior_depth=None if prior is None else prior.depth,
+        on_step=None,  # one step is one yield, which _write_steps counts
+        should_cancel=report.should_cancel,
+    )
+    counts = _write_steps(steps, capture, out, rig, background, "generated", options, report)
+    seconds["reconstruct"] = report.elapsed()
+    return RunResult(
+        "generated", out / "splats", out / "grid", seconds, counts, capture.views, capture.times,
+        width, height,
+    )
+
+
+def _write_steps(
+    steps: Iterable[Gaussians],
+    capture: Capture,
+    out: Path,
+    rig: Any,
+    background: np.ndarray | None,
+    route: str,
+    options: RunOptions,
+    report: _Reporter,
+) -> list[int]:
+    """Write each timestep as soon as it exists; the number of Gaussians of each."""
+    from viewtime_formats.splats import SequenceWriter
+
+    counts: list[int] = []
+    with SequenceWriter(
+        out / "splats",
+        times=capture.times,
+        fps=capture.fps,
+        frame_start=capture.frame_start,
+        frame_step=capture.frame_step,
+        rig=rig,
+        background=background,
+        provenance={
+            "viewtime": __version__,
+            "route": route,
+            "capture": capture.folder.name,
+            "options": dataclasses.asdict(options),
+        },
+    ) as writer:
+        for t, gaussians in enumerate(steps):
+            writer.write_step(t, gaussians)
+            counts.append(len(gaussians))
+            report.step(t + 1, capture.times, f"{len(gaussians)} Gaussians at time {t}")
+            report.check()
+    return counts
+
+
+# ---- helpers -----------------------------------------------------------------------------------
+
+
+class _Reporter:
+    """Turns stages and steps into Progress with an ETA, and asks whether to stop."""
+
+    def __init__(
+        self, on_progress: Callable[[Progress], None], should_cancel: Callable[[], bool]
+    ) -> None:
+        self.should_cancel = should_cancel
+        self._on_progress = on_progress
+        self._name = ""
+        self._started = time.monotonic()
+
+    def stage(self, name: str, total: int, message: str) -> None:
+        self.check()
+        self._name, self._started = name, time.monotonic()
+        self._on_progress(Progress(name, 0, total, message, None))
+
+    def step(self, step: int, total: int, message: str) -> None:
+        eta = self.elapsed() / step * (total - step) if step else None
+        self._on_progress(Progress(self._name, step, total, message, eta))
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def check(self) -> None:
+        if self.should_cancel():
+            raise Cancelled("the run was cancelled")
+
+
+_loaded: dict[str, tuple[str, Any]] = {}
+
+
+def _warm(kind: str, name: str, load: Callable[[str], Any]) -> Any:
+    """The model of this name, kept for the next run of this process; one per kind, to bound memory."""
+    if _loaded.get(kind, ("", None))[0] != name:
+        _loaded.pop(kind, None)
+        _loaded[kind] = (name, load(name))
+    return _loaded[kind][1]
+
+
+def _generator(name: str) -> Any:
+    from viewtime.generator import load_generator
+
+    return _warm("generator", name, load_generator)
+
+
+def _reconstructor(name: str) -> Any:
+    from viewtime.reconstructor.model import load_reconstructor
+
+    return _warm("reconstructor", name, load_reconstructor)
+
+
+def _at_time(capture: Capture, t: int) -> Capture:
+    """The capture of one time alone, so that a long one is never in memory as a whole."""
+    cells = tuple(dataclasses.replace(c, time=0) for c in capture.cells if c.time == t)
+    return dataclasses.replace(
+        capture, times=1, cells=cells, video=None, freeze_time=None, fixed_view=None
+    )
+
+
+def _time_slice(grid: FrameGrid, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images (V, H, W, 3) and depths (V, H, W) of one time."""
+    import numpy as np
+
+    assert grid.depth is not None
+    return np.ascontiguousarray(grid.frames[:, t].transpose(0, 2, 3, 1)), grid.depth[:, t]
+
+
+def _sky_colour(grid: FrameGrid) -> np.ndarray:
+    """The sky's colour in the known cells that carry depth."""
+    import numpy as np
+
+    from viewtime.reconstructor.captured import background_from_sky
+
+    assert grid.depth is not None
+    images = grid.frames[grid.known].transpose(0, 2, 3, 1)
+    return background_from_sky(np.ascontiguousarray(images), grid.depth[grid.known])
+
+
+def _triple(values: Any) -> np.ndarray:
+    import numpy as np
+
+    return np.asarray(values, np.float32)
+
+
+def _write_run_file(out: Path, result: RunResult, options: RunOptions) -> None:
+    write_json(
+        out / run_folder.RUN_FILE,
+        {
+            "format": "viewtime.run",
+            "version": 1,
+            "route": result.route,
+            "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+            "gaussians_per_step": result.gaussians_per_step,
+            "views": result.views,
+            "times": result.times,
+            "size": result.height,
+            "width": result.width,
+            "height": result.height,
+            "options": dataclasses.asdict(options),
+        },
+    )
+
+
+def _abandon(out: Path) -> None:
+    """Clean up without hiding the error that made it necessary."""
+    try:
+        run_folder.abandon(out)
+    except (OSError, ViewtimeError):
+        pass  # the marker stays, and the next run or server start tries again
+
+
+def _disk_full(out: Path) -> str:
+    place = out
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 2**20
+    return (
+        f"{out}: the disk is full ({free:.0f} MiB free); free some space or choose another folder, "
+        "then run again"
+    )
+
+
+def _check_integer(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise OptionError(f"{name} is {value!r}; a whole number from {low} to {high} is needed")
+
+
+def _ignore(progress: Progress) -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
