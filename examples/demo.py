@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job, played in real Blender: scene, rig, capture, backend, splats, render, export.
+Runs under Blender's own interpreter and meets the backend over HTTP alone; never imports torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTENSION = "bl_ext.user_default.viewtime"
+VIEWS, TIMES, SIZE, FRAMES = 6, 9, 256, (1, 33)
+HELD_OUT_TIMES = (0, 4, 8)
+
+
+class Stages:
+    """Wall seconds by stage, told while they pass."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, what: str):
+        print(f"-- {what}", flush=True)
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 2)
+        print(f"   {self.seconds[name]:.1f} s", flush=True)
+
+
+def build_extension(backend_python: Path) -> Path:
+    """The extension zip, built by the backend's interpreter (Blender's has no build tools)."""
+    answer = subprocess.run(
+        [str(backend_python), str(ROOT / "tools" / "build_extension.py")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return Path(answer.stdout.strip().splitlines()[-1])
+
+
+def install_extension(archive: Path) -> None:
+    """Install the zip as a user would: through Blender's own extension installer."""
+    import bpy
+
+    bpy.ops.extensions.package_install_files(
+        repo="user_default", filepath=str(archive), enable_on_install=True
+    )
+    if EXTENSION not in bpy.context.preferences.addons:
+        raise SystemExit(f"demo: Blender did not enable {EXTENSION} from {archive}")
+
+
+def make_rig(scene) -> None:
+    """The add-on's own operator; view order runs along the arc."""
+    import bpy
+
+    bpy.ops.viewtime.rig_arc(count=VIEWS, degrees=75)
+    print(f"   {len(scene.viewtime.rig)} cameras on an arc", flush=True)
+
+
+def held_out_cameras(scene) -> list:
+    """Cameras half-way between neighbours of the rig, for pictures that the job never sees."""
+    import bpy
+    from mathutils import Vector
+
+    rig = [slot.camera for slot in scene.viewtime.rig]
+    cameras = []
+    for i in (0, len(rig) // 2 - 1, len(rig) - 2):
+        left, right = rig[i].matrix_world, rig[i + 1].matrix_world
+        data = rig[i].data.copy()
+        camera = bpy.data.objects.new(f"held_out.{i}", data)
+        rotation = left.to_quaternion().slerp(right.to_quaternion(), 0.5)
+        camera.matrix_world = rotation.to_matrix().to_4x4()
+        camera.location = Vector(left.translation).lerp(Vector(right.translation), 0.5)
+        scene.collection.objects.link(camera)
+        cameras.append(camera)
+    bpy.context.view_layer.update()
+    return cameras
+
+
+def capture(scene, folder: Path, what: set[str]) -> None:
+    import bpy
+
+    bpy.ops.viewtime.capture(
+        folder=str(folder),
+        what=what,
+        frame_start=FRAMES[0],
+        frame_end=FRAMES[1],
+        times=TIMES,
+        freeze_time=0,
+    )
+    scene.viewtime.capture_folder = str(folder)
+
+
+def run_job(scene, route: str, out: Path) -> None:
+    """Press Generate and wait, as the command line does; raises when the job fails."""
+    import bpy
+
+    scene.viewtime.output_folder = str(out)
+    scene.viewtime.route = route
+    bpy.ops.viewtime.generate(wait=True)
+    if scene.viewtime.job_state != "succeeded":
+        raise SystemExit(
+            f"demo: the {route} job ended {scene.viewtime.job_state}: {scene.viewtime.job_message}"
+        )
+
+
+def cancelled_job(scene, capture_folder: Path, out: Path) -> float:
+    """Submit a job, cancel it at its first sign of progress; returns the seconds until it ended."""
+    from importlib import import_module
+
+    generate = import_module(f"{EXTENSION}.generate")
+    scene.viewtime.capture_folder = str(capture_folder)
+    scene.viewtime.output_folder = str(out)
+    scene.viewtime.route = "CAPTURED"
+    seconds = generate.submit_and_cancel(scene)
+    if out.exists():
+        raise SystemExit(f"demo: the cancelled job left {out} behind")
+    return seconds
+
+
+def render_splats(scene, objects: list, folder: Path) -> None:
+    """Hide what was modelled, show what was made, and render it through the scene's own engine."""
+    import bpy
+
+    folder.mkdir(parents=True, exist_ok=True)
+    meshes = [ob for ob in scene.objects if ob.type in {"MESH", "CURVE", "META"}]
+    for ob in meshes:
+        ob.hide_render = True
+    scene.render.resolution_x = scene.render.resolution_y = SIZE
+    scene.render.resolution_percentage = 100
+    for shown in objects:
+        for ob in objects:
+            ob.hide_render = ob is not shown
+        for frame in (FRAMES[0], (FRAMES[0] + FRAMES[1]) // 2):
+            scene.frame_set(frame)
+            scene.render.filepath = str(folder / f"{shown.name}.{frame:04d}.png")
+            bpy.ops.render.render(write_still=True)
+    for ob in meshes:
+        ob.hide_render = False
+    for ob in objects:
+        ob.hide_render = False
+
+
+def scrub(scene, ob) -> list[int]:
+    """Walk the timeline and count the splats that Blender shows at each timestep."""
+    import bpy
+
+    counts = []
+    for frame in range(FRAMES[0], FRAMES[1] + 1, (FRAMES[1] - FRAMES[0]) // (TIMES - 1)):
+        scene.frame_set(frame)
+        bpy.context.view_layer.update()
+        counts.append(len(ob.data.points))
+    return counts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--backend-python", type=Path, required=True)
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    if out.exists() and any(out.iterdir()):
+        if not (out / ".viewtime-demo").exists():
+            print(f"demo: {out} holds something else; choose an empty folder", file=sys.stderr)
+            return 2
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / ".viewtime-demo").write_text("made by: python3 dev.py demo\n")
+    # Blender reads this once, at import: the demo leaves the user's own Blender settings alone.
+    resources = tempfile.TemporaryDirectory(prefix="viewtime-blender-")
+    os.environ["BLENDER_USER_RESOURCES"] = resources.name
+    os.environ["VIEWTIME_BACKEND_PYTHON"] = str(arguments.backend_python)
+    with resources:
+        play(out, arguments.backend_python)
+    return 0
+
+
+def play(out: Path, backend_python: Path) -> None:
+    stages = Stages()
+    started = time.monotonic()
+    with stages.stage("install", "build the extension and install it into Blender"):
+        archive = build_extension(backend_python)
+        import bpy
+
+        install_extension(archive)
+        sys.path.insert(0, str(ROOT / "examples"))
+        import make_scene
+    with stages.stage("scene", "open the example scene"):
+        scene = make_scene.build()
+        blend = out / "scene.blend"
+        bpy.ops.wm.save_as_mainfile(filepath=str(blend), compress=True)
+        scene = bpy.context.scene
+        preferences = bpy.context.preferences.addons[EXTENSION].preferences
+        preferences.backend_python = str(backend_python)
+        preferences.data_dir = str(out / "backend")
+        scene.viewtime.capture_size = SIZE
+    with stages.stage("rig", "make the rig"):
+        make_rig(scene)
+    captures = out / "captures"
+    with stages.stage("capture_references", "capture the fixed-view clip, the freeze-time frames"):
+        capture(scene, captures / "references", {"FIXED", "FREEZE", "DEPTH"})
+    with stages.stage("capture_grid", "capture the full grid with depth"):
+        capture(scene, captures / "grid", {"GRID", "DEPTH"})
+    with stages.stage("capture_held_out", "render held-out cameras, which no job sees"):
+        capture_held_out(scene, captures / "held_out")
+    with stages.stage("backend", "start the backend"):
+        bpy.ops.viewtime.backend_start()
+    with stages.stage("cancel", "submit a job and cancel it"):
+        cancel_seconds = cancelled_job(scene, captures / "grid", out / "jobs" / "cancelled")
+        print(f"   ended {cancel_seconds:.2f} s after the cancel, nothing left behind", flush=True)
+    with stages.stage("job_captured", "captured geometry: splats from pixels, depth and cameras"):
+        scene.viewtime.capture_folder = str(captures / "grid")
+        run_job(scene, "CAPTURED", out / "jobs" / "captured")
+    with stages.stage("job_generated", "generated: fill the grid, then lift it"):
+        scene.viewtime.capture_folder = str(captures / "references")
+        run_job(scene, "GENERATED", out / "jobs" / "generated")
+    with stages.stage("import", "scrub the imported sequences"):
+        objects = [ob for ob in scene.objects if ob.type == "POINTCLOUD" and ob.viewtime.folder]
+        counts = {ob.name: scrub(scene, ob) for ob in objects}
+        for name, per_step in counts.items():
+            print(f"   {name}: {per_step} splats by timestep", flush=True)
+    with stages.stage("render_splats", "render the splats in Blender"):
+        render_splats(scene, objects, out / "renders")
+    with stages.stage("save", "save the .blend"):
+        scene.frame_set(FRAMES[0])
+        bpy.ops.wm.save_as_mainfile(filepath=str(blend), compress=True)
+        bpy.ops.viewtime.backend_stop()
+    with stages.stage("export", "export numbered PLY files with the farm's command line"):
+        export_ply(blend, objects, out / "ply")
+    (out / "demo.json").write_text(
+        json.dumps(
+            {
+                "seconds": stages.seconds,
+                "cancel_seconds": round(cancel_seconds, 3),
+                "splats_by_timestep": counts,
+                "blend_bytes": blend.stat().st_size,
+                "blender": bpy.app.version_string,
+                "seconds_before_evaluation": round(time.monotonic() - started, 1),
+            },
+            indent=1,
+        )
+    )
+    print("-- compare with what Blender rendered", flush=True)
+    subprocess.run([str(backend_python), "-m", "viewtime.evaluation.demo", str(out)], check=True)
+
+
+def capture_held_out(scene, folder: Path) -> None:
+    """Truth at the held-out cameras, as a Capture of its own whose views are those cameras."""
+    from importlib import import_module
+
+    render = import_module(f"{EXTENSION}.capture.render")
+    step = (FRAMES[1] - FRAMES[0]) // (TIMES - 1)
+    render.render_cells(
+        scene,
+        held_out_cameras(scene),
+        [FRAMES[0] + step * t for t in HELD_OUT_TIMES],
+        folder,
+        depth=False,
+    )
+
+
+def export_ply(blend: Path, objects: list, folder: Path) -> None:
+    """One Blender process for each object, as a farm would start it."""
+    for ob in objects:
+        subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / "examples" / "farm_export.py"),
+                str(blend),
+                "--object",
+                ob.name,
+                "--out",
+                str(folder / ob.name),
+            ],
+            check=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
