@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Analytic ray caster (numba): ellipsoids, boxes, cylinders, capsules and a ground plane, lit by a sun.
+"""Analytic ray caster (numba): ellipsoids, boxes, cylinders, capsules and a ground under a sun.
 
 It turns arrays into one picture with exact planar depth; it knows no scenes, motions or seeds.
 """
@@ -15,13 +15,16 @@ PLAIN, CHECKER, STRIPES, NOISE, BRICK, DOTS, MARBLE = 0, 1, 2, 3, 4, 5, 6
 # Columns of a material row.
 TEXTURE, SCALE, PHASE, COLOR_A, COLOR_B = 0, 1, 2, 5, 8
 GRAIN, GLOSS, EXPONENT, MATERIAL_SIZE = 11, 12, 13, 14
-# Entries of the light vector: direction to the sun, its radius (tangent of the half angle), colours.
-SUN, SOFTNESS, SUN_COLOR, AMBIENT, HORIZON, ZENITH, SHOULDER, LIGHT_SIZE = 0, 3, 4, 7, 10, 13, 16, 17
+# Entries of the light vector: direction to the sun, tangent of its half angle, colours.
+SUN, SOFTNESS, SUN_COLOR, AMBIENT = 0, 3, 4, 7
+HORIZON, ZENITH, SHOULDER, LIGHT_SIZE = 10, 13, 16, 17
 
 _T_MIN = 1e-4
+# Everything but the promise that nothing is infinite: a miss is inf.
+_FAST = {"contract", "arcp", "nsz", "afn"}
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
 def _slab(origin, direction, half, near, far):
     """Narrow the interval (near, far) to the slab |x| <= half."""
     if abs(direction) < 1e-12:
@@ -36,7 +39,7 @@ def _slab(origin, direction, half, near, far):
     return max(near, a), min(far, b)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
 def _sphere(ox, oy, oz, dx, dy, dz, radius):
     """Entry and exit of a ray through a sphere at the origin (inf, -inf where it misses)."""
     a = dx * dx + dy * dy + dz * dz
@@ -49,9 +52,9 @@ def _sphere(ox, oy, oz, dx, dy, dz, radius):
     return (-b - root) / a, (-b + root) / a
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _intersect(kind, hx, hy, hz, ox, oy, oz, dx, dy, dz):
-    """First ray parameter > _T_MIN at which the ray meets the solid, in its own frame; inf if none."""
+    """First ray parameter > _T_MIN at which a ray meets the solid, in its frame; inf if none."""
     near, far = np.inf, -np.inf
     if kind == ELLIPSOID:
         near, far = _sphere(ox / hx, oy / hy, oz / hz, dx / hx, dy / hy, dz / hz, 1.0)
@@ -92,9 +95,9 @@ def _intersect(kind, hx, hy, hz, ox, oy, oz, dx, dy, dz):
     return np.inf
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _normal(kind, hx, hy, hz, x, y, z):
-    """Outward unit normal of the solid at a point of its surface, and texture coordinates (u, v)."""
+    """Outward unit normal at a point of the solid's surface, and texture coordinates (u, v)."""
     if kind == BOX:
         ax, ay, az = abs(x) / hx, abs(y) / hy, abs(z) / hz
         if ax >= ay and ax >= az:
@@ -114,7 +117,7 @@ def _normal(kind, hx, hy, hz, x, y, z):
     return nx * scale, ny * scale, nz * scale, math.atan2(y, x) * hx, z
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
 def _hash(x, y, z):
     """Pseudo-random number in [0, 1) of a lattice point."""
     h = (x * 374761393 + y * 668265263 + z * 2147483647) & 0xFFFFFFFF
@@ -122,7 +125,7 @@ def _hash(x, y, z):
     return ((h ^ (h >> 16)) & 0xFFFF) * (1.0 / 65536.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _value_noise(x, y, z):
     """Smooth lattice noise in [0, 1), one feature per unit."""
     fx, fy, fz = math.floor(x), math.floor(y), math.floor(z)
@@ -138,12 +141,12 @@ def _value_noise(x, y, z):
     return total
 
 
-@njit(cache=True, nogil=True)
-def _mix(material, x, y, z, u, v):
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _mix(materials, hit, x, y, z, u, v):
     """Weight of the second colour, in [0, 1], of a material at a point of its body."""
-    texture = int(material[TEXTURE])
-    s = material[SCALE]
-    px, py, pz = material[PHASE], material[PHASE + 1], material[PHASE + 2]
+    texture = int(materials[hit, TEXTURE])
+    s = materials[hit, SCALE]
+    px, py, pz = materials[hit, PHASE], materials[hit, PHASE + 1], materials[hit, PHASE + 2]
     x, y, z = x * s + px, y * s + py, z * s + pz
     if texture == CHECKER:
         return float((int(math.floor(x)) + int(math.floor(y)) + int(math.floor(z))) & 1)
@@ -167,8 +170,8 @@ def _mix(material, x, y, z, u, v):
     return 0.0
 
 
-@njit(cache=True, nogil=True)
-def _visibility(x, y, z, sub, light, kinds, half, rotations, centres, bounds):
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _visibility(x, y, z, sub, light, suns, kinds, half, rot, centres, bounds):
     """Share of the sun seen from a point, by four directions that differ per subsample."""
     sx, sy, sz = light[SUN], light[SUN + 1], light[SUN + 2]
     soft = light[SOFTNESS]
@@ -183,32 +186,24 @@ def _visibility(x, y, z, sub, light, kinds, half, rotations, centres, bounds):
                 break
     if not maybe:
         return 1.0
-    # Two directions across the sun's disk.
-    length = math.sqrt(sx * sx + sy * sy) + 1e-9
-    ux, uy = -sy / length, sx / length
-    vx, vy, vz = -uy * sz, ux * sz, uy * sx - ux * sy
     samples = 4 if soft > 0.0 else 1
     seen = 0.0
     for n in range(samples):
-        radius = soft * math.sqrt((n + 0.125 + 0.25 * ((sub * 3) & 3)) / samples)
-        angle = 2.399963 * (n * 4 + sub)
-        a, b = radius * math.cos(angle), radius * math.sin(angle)
-        dx, dy, dz = sx + a * ux + b * vx, sy + a * uy + b * vy, sz + b * vz
+        dx, dy, dz = suns[sub, n, 0], suns[sub, n, 1], suns[sub, n, 2]
         blocked = False
         for i in range(kinds.shape[0]):
             ox, oy, oz = x - centres[i, 0], y - centres[i, 1], z - centres[i, 2]
             near, far = _sphere(ox, oy, oz, dx, dy, dz, bounds[i])
             if near > far or far < 0.0:
                 continue
-            r = rotations[i]
             t = _intersect(
                 kinds[i], half[i, 0], half[i, 1], half[i, 2],
-                r[0, 0] * ox + r[1, 0] * oy + r[2, 0] * oz,
-                r[0, 1] * ox + r[1, 1] * oy + r[2, 1] * oz,
-                r[0, 2] * ox + r[1, 2] * oy + r[2, 2] * oz,
-                r[0, 0] * dx + r[1, 0] * dy + r[2, 0] * dz,
-                r[0, 1] * dx + r[1, 1] * dy + r[2, 1] * dz,
-                r[0, 2] * dx + r[1, 2] * dy + r[2, 2] * dz,
+                rot[i, 0, 0] * ox + rot[i, 1, 0] * oy + rot[i, 2, 0] * oz,
+                rot[i, 0, 1] * ox + rot[i, 1, 1] * oy + rot[i, 2, 1] * oz,
+                rot[i, 0, 2] * ox + rot[i, 1, 2] * oy + rot[i, 2, 2] * oz,
+                rot[i, 0, 0] * dx + rot[i, 1, 0] * dy + rot[i, 2, 0] * dz,
+                rot[i, 0, 1] * dx + rot[i, 1, 1] * dy + rot[i, 2, 1] * dz,
+                rot[i, 0, 2] * dx + rot[i, 1, 2] * dy + rot[i, 2, 2] * dz,
             )
             if t < np.inf:
                 blocked = True
@@ -218,15 +213,42 @@ def _visibility(x, y, z, sub, light, kinds, half, rotations, centres, bounds):
     return seen / samples
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _sun_directions(light):
+    """(4 subsamples, 4, 3) directions spread over the sun's disk."""
+    sx, sy, sz = light[SUN], light[SUN + 1], light[SUN + 2]
+    length = math.sqrt(sx * sx + sy * sy) + 1e-9
+    ux, uy = -sy / length, sx / length
+    vx, vy, vz = -uy * sz, ux * sz, uy * sx - ux * sy
+    suns = np.empty((4, 4, 3))
+    for sub in range(4):
+        for n in range(4):
+            radius = light[SOFTNESS] * math.sqrt((n + 0.125 + 0.25 * ((sub * 3) & 3)) / 4.0)
+            angle = 2.399963 * (n * 4 + sub)
+            a, b = radius * math.cos(angle), radius * math.sin(angle)
+            suns[sub, n, 0] = sx + a * ux + b * vx
+            suns[sub, n, 1] = sy + a * uy + b * vy
+            suns[sub, n, 2] = sz + b * vz
+    return suns
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
+def _lit(materials, hit, light, k, mix, shade, hemisphere, direct, glint):
+    """Light of channel k that leaves a surface towards the eye."""
+    albedo = materials[hit, COLOR_A + k] * (1.0 - mix) + materials[hit, COLOR_B + k] * mix
+    received = light[AMBIENT + k] * hemisphere + light[SUN_COLOR + k] * direct
+    return albedo * shade * received + glint * light[SUN_COLOR + k]
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def cast(
-    width, height, intrinsics, world_from_camera, kinds, half, rotations, centres, bounds,
+    width, height, intrinsics, world_from_camera, kinds, half, rot, centres, bounds,
     materials, has_ground, light, color, depth,
 ):
     """Render one picture.
 
     intrinsics (3,3) pixels; world_from_camera (3,4) OpenCV; kinds (N,) int; half (N,3) half sizes;
-    rotations (N,3,3) world from body; centres (N,3); bounds (N,) bounding radii about the centres;
+    rot (N,3,3) world from body; centres (N,3); bounds (N,) bounding radii about the centres;
     materials (N+1, MATERIAL_SIZE), the last row for the ground z = 0; light (LIGHT_SIZE,).
     Writes color (height, width, 3) linear RGB (mean of 2x2 samples) and depth (height, width)
     planar z at the pixel's centre, inf where the ray meets nothing.
@@ -235,6 +257,7 @@ def cast(
     fx, fy, px, py = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
     cx, cy, cz = world_from_camera[0, 3], world_from_camera[1, 3], world_from_camera[2, 3]
     sx, sy, sz = light[SUN], light[SUN + 1], light[SUN + 2]
+    suns = _sun_directions(light)
     # The camera's place in each body's frame is the same for every ray.
     local = np.empty((count, 3))
     offset = np.empty((count, 3))
@@ -242,8 +265,8 @@ def cast(
         offset[i, 0], offset[i, 1], offset[i, 2] = (
             cx - centres[i, 0], cy - centres[i, 1], cz - centres[i, 2])
         for k in range(3):
-            local[i, k] = (rotations[i, 0, k] * offset[i, 0] + rotations[i, 1, k] * offset[i, 1]
-                           + rotations[i, 2, k] * offset[i, 2])
+            local[i, k] = (rot[i, 0, k] * offset[i, 0] + rot[i, 1, k] * offset[i, 1]
+                           + rot[i, 2, k] * offset[i, 2])
     for row in range(height):
         for column in range(width):
             red, green, blue = 0.0, 0.0, 0.0
@@ -266,13 +289,12 @@ def cast(
                         offset[i, 0], offset[i, 1], offset[i, 2], dx, dy, dz, bounds[i])
                     if near > far or near > best or far < 0.0:
                         continue
-                    r = rotations[i]
                     t = _intersect(
                         kinds[i], half[i, 0], half[i, 1], half[i, 2],
                         local[i, 0], local[i, 1], local[i, 2],
-                        r[0, 0] * dx + r[1, 0] * dy + r[2, 0] * dz,
-                        r[0, 1] * dx + r[1, 1] * dy + r[2, 1] * dz,
-                        r[0, 2] * dx + r[1, 2] * dy + r[2, 2] * dz,
+                        rot[i, 0, 0] * dx + rot[i, 1, 0] * dy + rot[i, 2, 0] * dz,
+                        rot[i, 0, 1] * dx + rot[i, 1, 1] * dy + rot[i, 2, 1] * dz,
+                        rot[i, 0, 2] * dx + rot[i, 1, 2] * dy + rot[i, 2, 2] * dz,
                     )
                     if t < best:
                         best, hit = t, i
@@ -291,47 +313,40 @@ def cast(
                     nx, ny, nz = 0.0, 0.0, 1.0
                     bx, by, bz, u, v = wx, wy, 0.0, wx, wy
                 else:
-                    r = rotations[hit]
                     ox, oy, oz = wx - centres[hit, 0], wy - centres[hit, 1], wz - centres[hit, 2]
-                    bx = r[0, 0] * ox + r[1, 0] * oy + r[2, 0] * oz
-                    by = r[0, 1] * ox + r[1, 1] * oy + r[2, 1] * oz
-                    bz = r[0, 2] * ox + r[1, 2] * oy + r[2, 2] * oz
+                    bx = rot[hit, 0, 0] * ox + rot[hit, 1, 0] * oy + rot[hit, 2, 0] * oz
+                    by = rot[hit, 0, 1] * ox + rot[hit, 1, 1] * oy + rot[hit, 2, 1] * oz
+                    bz = rot[hit, 0, 2] * ox + rot[hit, 1, 2] * oy + rot[hit, 2, 2] * oz
                     mx, my, mz, u, v = _normal(
                         kinds[hit], half[hit, 0], half[hit, 1], half[hit, 2], bx, by, bz)
-                    nx = r[0, 0] * mx + r[0, 1] * my + r[0, 2] * mz
-                    ny = r[1, 0] * mx + r[1, 1] * my + r[1, 2] * mz
-                    nz = r[2, 0] * mx + r[2, 1] * my + r[2, 2] * mz
-                material = materials[hit]
-                mix = _mix(material, bx, by, bz, u, v)
+                    nx = rot[hit, 0, 0] * mx + rot[hit, 0, 1] * my + rot[hit, 0, 2] * mz
+                    ny = rot[hit, 1, 0] * mx + rot[hit, 1, 1] * my + rot[hit, 1, 2] * mz
+                    nz = rot[hit, 2, 0] * mx + rot[hit, 2, 1] * my + rot[hit, 2, 2] * mz
+                mix = _mix(materials, hit, bx, by, bz, u, v)
                 shade = 1.0
-                if material[GRAIN] > 0.0:
-                    fine = material[SCALE] * 3.7
-                    shade += material[GRAIN] * (
+                if materials[hit, GRAIN] > 0.0:
+                    fine = materials[hit, SCALE] * 3.7
+                    shade += materials[hit, GRAIN] * (
                         _value_noise(bx * fine + 7.0, by * fine, bz * fine + 3.0) - 0.5)
                 facing = nx * sx + ny * sy + nz * sz
                 visible, glint = 0.0, 0.0
                 if facing > 0.0:
                     visible = _visibility(
-                        wx + 1e-4 * nx, wy + 1e-4 * ny, wz + 1e-4 * nz, sub, light,
-                        kinds, half, rotations, centres, bounds)
-                    if visible > 0.0 and material[GLOSS] > 0.0:
+                        wx + 1e-4 * nx, wy + 1e-4 * ny, wz + 1e-4 * nz, sub, light, suns,
+                        kinds, half, rot, centres, bounds)
+                    if visible > 0.0 and materials[hit, GLOSS] > 0.0:
                         # Blinn highlight: half vector between sun and eye.
                         qx, qy, qz = sx - dx * scale, sy - dy * scale, sz - dz * scale
                         cosine = (nx * qx + ny * qy + nz * qz) / math.sqrt(
                             qx * qx + qy * qy + qz * qz + 1e-12)
                         if cosine > 0.0:
-                            glint = material[GLOSS] * visible * cosine ** material[EXPONENT]
+                            glint = visible * materials[hit, GLOSS] * (
+                                cosine ** materials[hit, EXPONENT])
                 direct = max(facing, 0.0) * visible
                 hemisphere = 0.7 + 0.3 * nz
-                rgb = np.empty(3)
-                for k in range(3):
-                    albedo = material[COLOR_A + k] * (1.0 - mix) + material[COLOR_B + k] * mix
-                    rgb[k] = (albedo * shade * (light[AMBIENT + k] * hemisphere
-                                                + light[SUN_COLOR + k] * direct)
-                              + glint * light[SUN_COLOR + k])
-                red += rgb[0]
-                green += rgb[1]
-                blue += rgb[2]
+                red += _lit(materials, hit, light, 0, mix, shade, hemisphere, direct, glint)
+                green += _lit(materials, hit, light, 1, mix, shade, hemisphere, direct, glint)
+                blue += _lit(materials, hit, light, 2, mix, shade, hemisphere, direct, glint)
             color[row, column, 0] = 0.25 * red
             color[row, column, 1] = 0.25 * green
             color[row, column, 2] = 0.25 * blue

@@ -45,7 +45,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Solid:
-    """One primitive fixed to a body: its kind, half sizes (3,), pose in the body and material row."""
+    """One primitive fixed to a body: kind, half sizes (3,), pose in the body, material row."""
 
     kind: int
     half: np.ndarray
@@ -190,7 +190,7 @@ def _motion(rng: np.random.Generator, size: float, speed: float) -> Motion:
 
 
 def random_scene(seed: int, *, still: bool = False) -> Scene:
-    """A scene of 2 to 7 bodies that differs strongly from seed to seed. still=True: nothing moves."""
+    """A scene of 2 to 7 bodies, very different from seed to seed. still=True: nothing moves."""
     rng = np.random.default_rng([seed, 11])
     speed = 0.0 if still else rng.choice([0.04, 0.1, 0.2, 0.35]) * rng.uniform(0.6, 1.4)
     has_ground = rng.random() < 0.88
@@ -260,7 +260,7 @@ def random_rig(
     seed: int, scene: Scene, views: int, width: int, height: int, *,
     degrees: tuple[float, float] = (40.0, 110.0),
 ) -> Rig:
-    """Cameras on an arc around the scene's target, view 0 at one end or (sometimes) in the middle."""
+    """Cameras on an arc around the scene's target, view 0 at one end or, sometimes, inside."""
     rng = np.random.default_rng([seed, 23])
     field_of_view = math.radians(rng.uniform(28.0, 62.0))
     focal = 0.5 * max(width, height) / math.tan(0.5 * field_of_view)
@@ -273,14 +273,22 @@ def random_rig(
     if rng.random() < 0.3:
         shares = shares[np.argsort(np.abs(shares - 0.5), kind="stable")]
     sign = rng.choice([-1.0, 1.0])
-    cameras = []
-    for v, share in enumerate(shares):
-        angle = start + sign * arc * share
-        pitch = max(tilt + slope * (share - 0.5) * 2.0, 0.05)
-        reach = distance * (1.0 + 0.04 * rng.normal() * (rng.random() < 0.5))
-        eye = scene.target + reach * np.array(
-            [math.cos(pitch) * math.cos(angle), math.cos(pitch) * math.sin(angle), math.sin(pitch)])
-        cameras.append(look_at(eye, scene.target, focal, width, height, f"view.{v:03d}"))
+    cameras: list[Camera] = []
+    for _ in range(10):
+        cameras = []
+        for v, share in enumerate(shares):
+            angle = start + sign * arc * share
+            pitch = max(tilt + slope * (share - 0.5) * 2.0, 0.05)
+            reach = distance * (1.0 + 0.04 * rng.normal() * (rng.random() < 0.5))
+            eye = scene.target + reach * np.array([
+                math.cos(pitch) * math.cos(angle), math.cos(pitch) * math.sin(angle),
+                math.sin(pitch)])
+            cameras.append(look_at(eye, scene.target, focal, width, height, f"view.{v:03d}"))
+        # A board or body right before a lens would hide the scene: turn the arc and look again.
+        glances = [render_cell(scene, camera.resized(8, 8), 4.0)[1] for camera in cameras]
+        if min(float(glance.min()) for glance in glances) > 0.3 * distance:
+            break
+        start += 0.7
     return Rig(tuple(cameras), world="blender")
 
 
