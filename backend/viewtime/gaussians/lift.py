@@ -6,15 +6,15 @@ Exact where the depth is exact; never invents a surface and makes nothing of the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from viewtime_formats.gaussians import Gaussians, rgb_to_sh0
 from viewtime_formats.rig import Camera
-
-from .ops import quaternion_from_matrix
 
 Float32 = NDArray[np.float32]
 
@@ -95,6 +95,73 @@ def _slopes(inverse: NDArray[np.float64], axis: int) -> tuple[NDArray, NDArray]:
     return np.moveaxis(central, 0, axis), np.moveaxis(bend, 0, axis)
 
 
+@njit(cache=True, nogil=True)
+def _disks(
+    pixel, width, lens, turn, center, inverse, slope_x, slope_y, footprint,
+    means, scales, rotations, normals, cosine, area,
+):  # fmt: skip  # pragma: no cover - compiled
+    """Fill one disk per pixel from w = 1/z and its slopes. turn (3, 3) is world-from-camera."""
+    fx, fy, cx, cy = lens[0], lens[1], lens[2], lens[3]
+    axes, world = np.empty((3, 3)), np.empty((3, 3))
+    for i in range(pixel.shape[0]):
+        p = pixel[i]
+        u, v, w = (p % width + 0.5 - cx) / fx, (p // width + 0.5 - cy) / fy, inverse[p]
+        # A plane n.X = -1 in camera axes reads -(nx u + ny v + nz) = w in the picture.
+        nx, ny = -fx * slope_x[p], -fy * slope_y[p]
+        nz = -w - nx * u - ny * v
+        length = math.sqrt(nx * nx + ny * ny + nz * nz)
+        nx, ny, nz = nx / length, ny / length, nz / length
+        far = math.sqrt(u * u + v * v + 1)
+        rx, ry, rz = u / far, v / far, 1 / far
+        facing = min(max(-(nx * rx + ny * ry + nz * rz), 1e-3), 1.0)
+        # The slant is the view ray's shadow on the surface; seen head-on, any direction will do.
+        sx, sy, sz = rx + facing * nx, ry + facing * ny, rz + facing * nz
+        length = math.sqrt(sx * sx + sy * sy + sz * sz)
+        if length < 1e-5:
+            sx, sy, sz = -nz, 0.0, nx
+            length = math.sqrt(sx * sx + sz * sz)
+            if length < 1e-5:
+                sx, sz, length = 1.0, 0.0, 1.0
+        sx, sy, sz = sx / length, sy / length, sz / length
+        axes[0, 0], axes[1, 0], axes[2, 0] = sx, sy, sz
+        axes[0, 1], axes[1, 1], axes[2, 1] = (
+            ny * sz - nz * sy,
+            nz * sx - nx * sz,
+            nx * sy - ny * sx,
+        )
+        axes[0, 2], axes[1, 2], axes[2, 2] = nx, ny, nz
+        for r in range(3):
+            for c in range(3):
+                world[r, c] = (
+                    turn[r, 0] * axes[0, c] + turn[r, 1] * axes[1, c] + turn[r, 2] * axes[2, c]
+                )
+            means[i, r] = (turn[r, 0] * u + turn[r, 1] * v + turn[r, 2]) / w + center[r]
+            normals[i, r] = world[r, 2]
+        size = footprint / (w * math.sqrt(fx * fy))
+        scales[i, 0] = size * min(1 / facing, MAX_STRETCH)
+        scales[i, 1] = size
+        scales[i, 2] = THICKNESS * size
+        cosine[i] = facing
+        area[i] = 1 / (w * w * fx * fy * facing)
+        # Rotation to quaternion through the diagonal's largest part, which is never near zero.
+        xx, yy, zz = world[0, 0], world[1, 1], world[2, 2]
+        if xx + yy + zz > 0:
+            q0, q1 = 1 + xx + yy + zz, world[2, 1] - world[1, 2]
+            q2, q3 = world[0, 2] - world[2, 0], world[1, 0] - world[0, 1]
+        elif xx >= yy and xx >= zz:
+            q0, q1 = world[2, 1] - world[1, 2], 1 + xx - yy - zz
+            q2, q3 = world[1, 0] + world[0, 1], world[0, 2] + world[2, 0]
+        elif yy >= zz:
+            q0, q1 = world[0, 2] - world[2, 0], world[1, 0] + world[0, 1]
+            q2, q3 = 1 - xx + yy - zz, world[2, 1] + world[1, 2]
+        else:
+            q0, q1 = world[1, 0] - world[0, 1], world[0, 2] + world[2, 0]
+            q2, q3 = world[2, 1] + world[1, 2], 1 - xx - yy + zz
+        length = math.sqrt(q0 * q0 + q1 * q1 + q2 * q2 + q3 * q3)
+        rotations[i, 0], rotations[i, 1] = q0 / length, q1 / length
+        rotations[i, 2], rotations[i, 3] = q2 / length, q3 / length
+
+
 def surfels(
     image: NDArray[np.floating],
     depth: NDArray[np.floating],
@@ -127,39 +194,32 @@ def surfels(
     slope_x, bend_x = _slopes(inverse, 1)
     slope_y, bend_y = _slopes(inverse, 0)
     pixel = np.flatnonzero(seen)
-    rows, columns = np.divmod(pixel, width)
-    k = camera.intrinsics
-    fx, fy = k[0, 0], k[1, 1]
-    ray_x, ray_y = (columns + 0.5 - k[0, 2]) / fx, (rows + 0.5 - k[1, 2]) / fy
-    w = inverse.ravel()[pixel]
-    a, b = fx * slope_x.ravel()[pixel], fy * slope_y.ravel()[pixel]
-    normal = -np.stack([a, b, w - a * ray_x - b * ray_y], -1)
-    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    ray = np.stack([ray_x, ray_y, np.ones_like(ray_x)], -1)
-    z = 1.0 / w
-    points = ray * z[:, None]
-    ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
-    cosine = np.clip(-np.einsum("nk,nk->n", normal, ray), 1e-3, 1.0)
-    # The slant is the view ray's shadow on the surface; seen head-on, any direction will do.
-    slant = ray + cosine[:, None] * normal
-    head_on = np.einsum("nk,nk->n", slant, slant) < 1e-10
-    if head_on.any():
-        slant[head_on] = np.cross(normal[head_on], (0.0, 1.0, 0.0))
-    slant /= np.linalg.norm(slant, axis=-1, keepdims=True)
-    axes = np.stack([slant, np.cross(normal, slant), normal], -1)
-    world_from_camera = camera.rotation.T
-    size = footprint * z / np.sqrt(fx * fy)
-    scales = np.stack([size * np.minimum(1.0 / cosine, MAX_STRETCH), size, THICKNESS * size], -1)
     bend = np.maximum(bend_x, bend_y).ravel()[pixel]
+    k = camera.intrinsics
+    count = len(pixel)
+    shapes = {"means": 3, "scales": 3, "rotations": 4, "normals": 3}
+    out = {name: np.empty((count, size), np.float32) for name, size in shapes.items()}
+    cosine, area = np.empty(count, np.float32), np.empty(count, np.float32)
+    _disks(
+        pixel,
+        width,
+        np.array([k[0, 0], k[1, 1], k[0, 2], k[1, 2]]),
+        np.ascontiguousarray(camera.rotation.T),
+        np.ascontiguousarray(camera.center),
+        inverse.ravel(),
+        np.ascontiguousarray(slope_x).ravel(),
+        np.ascontiguousarray(slope_y).ravel(),
+        float(footprint),
+        *out.values(),
+        cosine,
+        area,
+    )
     return Surfels(
-        means=((points - camera.translation) @ camera.rotation).astype(np.float32),
-        scales=scales.astype(np.float32),
-        rotations=quaternion_from_matrix(world_from_camera @ axes).astype(np.float32),
-        opacities=np.full(len(pixel), OPACITY, np.float32),
+        **out,
+        opacities=np.full(count, OPACITY, np.float32),
         rgb=np.asarray(image, np.float32).reshape(-1, 3)[pixel],
-        normals=(normal @ camera.rotation).astype(np.float32),
-        cosine=cosine.astype(np.float32),
+        cosine=cosine,
         edge=bend > EDGE,
-        area=(z * z / (fx * fy) / cosine).astype(np.float32),
+        area=area,
         pixel=pixel,
     )

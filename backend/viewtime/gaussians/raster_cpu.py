@@ -185,6 +185,7 @@ def _composite(splats, boxes, y_start, y_stop, out):  # pragma: no cover - compi
         a, b, c = splats[i, 2], splats[i, 3], splats[i, 4]
         opacity, z = splats[i, 5], splats[i, 6]
         red, green, blue = splats[i, 7], splats[i, 8], splats[i, 9]
+        reach = np.float32(math.log(opacity / np.float32(MIN_ALPHA)))
         for y in range(y0, y1):
             dy = np.float32(y) - v
             for x in range(x0, x1):
@@ -193,9 +194,9 @@ def _composite(splats, boxes, y_start, y_stop, out):  # pragma: no cover - compi
                     continue
                 dx = np.float32(x) - u
                 power = np.float32(0.5) * (a * dx * dx + c * dy * dy) + b * dx * dy
-                alpha = min(opacity * math.exp(-power), np.float32(MAX_ALPHA))
-                if alpha < np.float32(MIN_ALPHA):
+                if power > reach:
                     continue
+                alpha = min(opacity * math.exp(-power), np.float32(MAX_ALPHA))
                 weight = through * alpha
                 out[y, x, 0] += weight * red
                 out[y, x, 1] += weight * green
@@ -236,6 +237,14 @@ def in_parallel(function: Any, count: int, pieces_per_thread: int = 1) -> None:
     edges = [count * p // pieces for p in range(pieces + 1)]
     for done in [_pool(threads).submit(function, *edge) for edge in zip(edges, edges[1:])]:
         done.result()
+
+
+def _nearest_first(depth: Float32) -> NDArray[np.int64]:
+    """Stable order of positive depths: their bits sort as integers, and numpy sorts 16-bit integers
+    by radix, five times faster than floats."""
+    bits = depth.view(np.uint32)
+    order = np.argsort(bits.astype(np.uint16), kind="stable")
+    return order[np.argsort((bits >> 16).astype(np.uint16)[order], kind="stable")]
 
 
 def render(
@@ -287,8 +296,9 @@ def render(
 
     in_parallel(project, count)
     drawn = np.flatnonzero((boxes[:, 1] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 2]))
-    drawn = drawn[np.argsort(splats[drawn, 6], kind="stable")]
-    splats, boxes = splats[drawn], boxes[drawn]
+    drawn = drawn[_nearest_first(splats[drawn, 6])]
+    # take, not indexing: ten times faster for rows.
+    splats, boxes = splats.take(drawn, axis=0), boxes.take(drawn, axis=0)
     out = np.zeros((height, width, 5), np.float32)
     out[..., 4] = 1.0
     in_parallel(
