@@ -13,77 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from viewtime import __version__, run_folder
+from viewtime.options import OptionError, RunOptions, options_from_dict
+from viewtime.progress import Cancelled, Progress, Reporter
 from viewtime_formats.atomic import write_json
 from viewtime_formats.capture import Capture, read_capture
 from viewtime_formats.errors import CaptureError, ViewtimeError
 
-from viewtime import __version__, run_folder
-
 if TYPE_CHECKING:
     import numpy as np
-    from viewtime_formats.gaussians import Gaussians
 
     from viewtime.grid import FrameGrid
+    from viewtime_formats.gaussians import Gaussians
 
-ROUTES = ("auto", "captured", "generated")
+__all__ = [
+    "Cancelled",
+    "OptionError",
+    "Progress",
+    "RunOptions",
+    "RunResult",
+    "choose_route",
+    "options_from_dict",
+    "run",
+]
+
 GENERATED_SIZE = 128  # the size that the bundled models were trained at
-
-
-class Cancelled(Exception):
-    """The run was asked to stop and has removed what it wrote."""
-
-
-class OptionError(ViewtimeError):
-    """An option of a run that has no meaning; the message names it and its range."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is: step `step` of `total` in `stage`; `eta_seconds` counts to the stage's end.
-
-    stage: "read", "prior", "generate" or "reconstruct". eta_seconds is None while it is unknown.
-    """
-
-    stage: str
-    step: int
-    total: int
-    message: str
-    eta_seconds: float | None
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a person may choose about a run.
-
-    size: height in pixels to work at; None is the capture's own for the captured route and the
-    bundled model's for the generated one. depth_noise: relative error of the capture's depth
-    (0 for a renderer, about 0.01 for photogrammetry).
-    """
-
-    route: str = "auto"
-    size: int | None = None
-    steps: int = 4
-    seed: int = 0
-    use_prior: bool = True
-    generator: str = "bundled"
-    reconstructor: str = "bundled"
-    depth_noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.route not in ROUTES:
-            raise OptionError(f"route is {self.route!r}; one of {', '.join(ROUTES)} is needed")
-        if self.size is not None:
-            _check_integer("size", self.size, 16, 4096)
-        _check_integer("steps", self.steps, 1, 1000)
-        _check_integer("seed", self.seed, 0, 2**63 - 1)
-        if not isinstance(self.use_prior, bool):
-            raise OptionError(f"use_prior is {self.use_prior!r}; true or false is needed")
-        for name in ("generator", "reconstructor"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise OptionError(f"{name} is {getattr(self, name)!r}; a name or path is needed")
-        noise = self.depth_noise
-        if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < 1:
-            raise OptionError(f"depth_noise is {noise!r}; a number from 0 to below 1 is needed")
 
 
 @dataclass(frozen=True)
@@ -101,19 +55,8 @@ class RunResult:
     height: int
 
 
-def options_from_dict(values: Any) -> RunOptions:
-    """RunOptions from JSON; an unknown name is refused because it is usually a typing error."""
-    if not isinstance(values, dict):
-        raise OptionError("options: a JSON object is needed")
-    known = {field.name for field in dataclasses.fields(RunOptions)}
-    for name in values:
-        if name not in known:
-            raise OptionError(f"options: {name!r} is unknown; known are {', '.join(sorted(known))}")
-    return RunOptions(**values)
-
-
 def choose_route(capture: Capture, options: RunOptions) -> str:
-    """"captured" or "generated". Raises CaptureError when the route asked for is impossible."""
+    """ "captured" or "generated". Raises CaptureError when the route asked for is impossible."""
     missing = []
     if not capture.is_full_grid:
         missing.append("a frame for every view and time")
@@ -149,7 +92,7 @@ def run(
     capture = read_capture(Path(capture_folder))
     route = choose_route(capture, options)
     out = Path(out_folder).absolute()
-    reporter = _Reporter(on_progress or _ignore, should_cancel or _never)
+    reporter = Reporter(on_progress or _ignore, should_cancel or _never)
     try:
         run_folder.begin(out)
         stages = _captured if route == "captured" else _generated
@@ -171,7 +114,7 @@ def run(
 # ---- the two routes ----------------------------------------------------------------------------
 
 
-def _captured(capture: Capture, out: Path, options: RunOptions, report: _Reporter) -> RunResult:
+def _captured(capture: Capture, out: Path, options: RunOptions, report: Reporter) -> RunResult:
     """Pixels, depth and cameras to splats, one time after the other: no weights, little memory."""
     report.stage("read", 0, "loading the rasteriser")
     from viewtime.grid import grid_from_capture
@@ -208,8 +151,11 @@ def _captured(capture: Capture, out: Path, options: RunOptions, report: _Reporte
             report.check()
             # Noisy depth makes the colour refit paint the errors in: it is for exact depth only.
             yield fuse_views(
-                images, depths, cameras,
-                depth_noise=options.depth_noise, refit=options.depth_noise == 0,
+                images,
+                depths,
+                cameras,
+                depth_noise=options.depth_noise,
+                refit=options.depth_noise == 0,
             )
 
     report.stage("reconstruct", capture.times, f"fusing {capture.views} views per time")
@@ -222,12 +168,19 @@ def _captured(capture: Capture, out: Path, options: RunOptions, report: _Reporte
         "reconstruct": time.monotonic() - started - (read_seconds - before),
     }
     return RunResult(
-        "captured", out / "splats", None, seconds, counts, capture.views, capture.times,
-        width, height,
+        "captured",
+        out / "splats",
+        None,
+        seconds,
+        counts,
+        capture.views,
+        capture.times,
+        width,
+        height,
     )
 
 
-def _generated(capture: Capture, out: Path, options: RunOptions, report: _Reporter) -> RunResult:
+def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporter) -> RunResult:
     """References to the full grid with the generator, then to splats with the reconstructor."""
     seconds = {"read": 0.0, "prior": 0.0, "generate": 0.0, "reconstruct": 0.0}
     report.stage("read", 0, "reading the references")
@@ -250,7 +203,10 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: _Report
         from viewtime.generator.prior import reprojection_prior
 
         prior = reprojection_prior(
-            grid, rig, fixed_view, freeze_time,
+            grid,
+            rig,
+            fixed_view,
+            freeze_time,
             background=(0.0, 0.0, 0.0) if background is None else background,
         )
         seconds["prior"] = report.elapsed()
@@ -258,7 +214,7 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: _Report
 
     frames = grid.frames
     if missing:
-        report.stage("generate", options.steps, f"{missing} of {grid.known.size} frames are missing")
+        report.stage("generate", options.steps, f"{missing} of {grid.known.size} frames missing")
         from viewtime.generator import generate
 
         frames = generate(
@@ -289,8 +245,15 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: _Report
     counts = _write_steps(steps, capture, out, rig, background, "generated", options, report)
     seconds["reconstruct"] = report.elapsed()
     return RunResult(
-        "generated", out / "splats", out / "grid", seconds, counts, capture.views, capture.times,
-        width, height,
+        "generated",
+        out / "splats",
+        out / "grid",
+        seconds,
+        counts,
+        capture.views,
+        capture.times,
+        width,
+        height,
     )
 
 
@@ -302,7 +265,7 @@ def _write_steps(
     background: np.ndarray | None,
     route: str,
     options: RunOptions,
-    report: _Reporter,
+    report: Reporter,
 ) -> list[int]:
     """Write each timestep as soon as it exists; the number of Gaussians of each."""
     from viewtime_formats.splats import SequenceWriter
@@ -334,39 +297,11 @@ def _write_steps(
 # ---- helpers -----------------------------------------------------------------------------------
 
 
-class _Reporter:
-    """Turns stages and steps into Progress with an ETA, and asks whether to stop."""
-
-    def __init__(
-        self, on_progress: Callable[[Progress], None], should_cancel: Callable[[], bool]
-    ) -> None:
-        self.should_cancel = should_cancel
-        self._on_progress = on_progress
-        self._name = ""
-        self._started = time.monotonic()
-
-    def stage(self, name: str, total: int, message: str) -> None:
-        self.check()
-        self._name, self._started = name, time.monotonic()
-        self._on_progress(Progress(name, 0, total, message, None))
-
-    def step(self, step: int, total: int, message: str) -> None:
-        eta = self.elapsed() / step * (total - step) if step else None
-        self._on_progress(Progress(self._name, step, total, message, eta))
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self._started
-
-    def check(self) -> None:
-        if self.should_cancel():
-            raise Cancelled("the run was cancelled")
-
-
 _loaded: dict[str, tuple[str, Any]] = {}
 
 
 def _warm(kind: str, name: str, load: Callable[[str], Any]) -> Any:
-    """The model of this name, kept for the next run of this process; one per kind, to bound memory."""
+    """The model of this name, kept for the next run; one per kind, so that memory is bounded."""
     if _loaded.get(kind, ("", None))[0] != name:
         _loaded.pop(kind, None)
         _loaded[kind] = (name, load(name))
@@ -454,11 +389,6 @@ def _disk_full(out: Path) -> str:
         f"{out}: the disk is full ({free:.0f} MiB free); free some space or choose another folder, "
         "then run again"
     )
-
-
-def _check_integer(name: str, value: Any, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise OptionError(f"{name} is {value!r}; a whole number from {low} to {high} is needed")
 
 
 def _ignore(progress: Progress) -> None:

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: reads arguments, calls one function, turns errors into one line and a code.
+Never imports a stage, a model or torch before a command needs it, never decides anything itself."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0, 2 after an error in one line on stderr, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    from viewtime_formats.errors import ViewtimeError
+
+    try:
+        return arguments.command(arguments)
+    except ViewtimeError as error:
+        message = " ".join(str(error).split())
+    except KeyboardInterrupt:
+        print("\nviewtime: cancelled; nothing was left behind", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not an error, but nothing more to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        message = f"{error.filename}: {error.strerror}"
+    print(f"viewtime: {message}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    _set_threads(arguments.threads)
+    from viewtime import pipeline
+
+    options = pipeline.RunOptions(
+        route=arguments.route,
+        size=arguments.size,
+        steps=arguments.steps,
+        seed=arguments.seed,
+        use_prior=not arguments.no_prior,
+        generator=arguments.generator,
+        reconstructor=arguments.reconstructor,
+        depth_noise=arguments.depth_noise,
+    )
+    with ProgressLine(sys.stderr) as line:
+        result = pipeline.run(arguments.capture, arguments.out, options, on_progress=line.show)
+    counts = result.gaussians_per_step
+    print(
+        f"{result.route}: {result.times} times, {min(counts)} to {max(counts)} Gaussians each, "
+        f"{result.width} x {result.height} px, {sum(result.seconds.values()):.1f} s -> "
+        f"{result.splats}"
+    )
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    _set_threads(arguments.threads)
+    from viewtime.server.serve import default_data_folder, serve
+
+    return serve(
+        arguments.data or default_data_folder(),
+        parent_lease=arguments.parent_lease,
+        devices=tuple(arguments.device or ("auto",)),
+    )
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from viewtime import doctor
+
+    findings = doctor.examine(arguments.data)
+    print(doctor.as_json(findings) if arguments.json else doctor.as_text(findings))
+    return 1 if any(finding.level == "fail" for finding in findings) else 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from viewtime_formats.errors import SequenceError
+    from viewtime_formats.ply import write_ply
+    from viewtime_formats.splats import read_sequence
+
+    sequence = read_sequence(arguments.splats)
+    times = [t for t in range(sequence.times) if sequence.has_step(t)]
+    if not times:
+        raise SequenceError(f"{arguments.splats}: holds no timestep yet; wait for its job")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    digits = max(4, len(str(sequence.times - 1)))
+    with ProgressLine(sys.stderr) as line:
+        for done, t in enumerate(times, 1):
+            path = arguments.out / f"step.{t:0{digits}d}.{arguments.format}"
+            write_ply(path, sequence.step(t, verify=True))
+            line.write(f"export {done}/{len(times)}")
+    print(f"{len(times)} files -> {arguments.out}")
+    return 0
+
+
+def _convert_photos(arguments: argparse.Namespace) -> int:
+    from viewtime.convert import convert_photos
+
+    capture = convert_photos(arguments.folder, arguments.capture)
+    print(f"{_described(capture)} -> {arguments.capture}")
+    return 0
+
+
+def _convert_video(arguments: argparse.Namespace) -> int:
+    from viewtime.convert import convert_video
+
+    capture = convert_video(arguments.file, arguments.capture, times=arguments.times)
+    print(f"{_described(capture)} -> {arguments.capture}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    _set_threads(arguments.threads)
+    import importlib
+
+    recipe = importlib.import_module(f"viewtime.training.{arguments.what}")
+    return int(recipe.main([] if arguments.config is None else [str(arguments.config)]) or 0)
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from viewtime import doctor
+
+    for finding in doctor.examine_models():
+        print(f"{finding.name}: {finding.found}")
+    return 0
+
+
+# ---- the parser --------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    from viewtime import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="viewtime", description="A clip and a rig of cameras become 4D Gaussian splats."
+    )
+    parser.add_argument("--version", action="version", version=f"viewtime {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "run a Capture folder through to splats")
+    run.add_argument("capture", type=Path, help="Capture folder")
+    run.add_argument("out", type=Path, help="output folder: new, empty, or of an earlier run")
+    run.add_argument("--route", choices=("auto", "captured", "generated"), default="auto")
+    run.add_argument("--size", type=int, help="height in pixels to work at")
+    run.add_argument("--steps", type=int, default=4, help="steps of the generator (default 4)")
+    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--no-prior", action="store_true", help="generate without reprojection")
+    run.add_argument("--generator", default="bundled", help="name or folder of the model")
+    run.add_argument("--reconstructor", default="bundled", help="name or folder of the model")
+    run.add_argument(
+        "--depth-noise",
+        type=float,
+        default=0.0,
+        help="relative error of the capture's depth: 0 from a renderer, about 0.01 from photos",
+    )
+    _add_threads(run)
+
+    serve = _command(commands, "serve", _serve, "serve jobs to Blender over loopback HTTP")
+    serve.add_argument("--data", type=Path, help="folder of the job database and logs")
+    serve.add_argument(
+        "--parent-lease",
+        action="store_true",
+        help='read {"token": "..."} from stdin and exit when stdin ends',
+    )
+    serve.add_argument(
+        "--device",
+        action="append",
+        help='"auto", "cpu" or "cuda:N"; repeat for one worker on each',
+    )
+    _add_threads(serve)
+
+    doctor = _command(commands, "doctor", _doctor, "say what is here and what is missing")
+    doctor.add_argument("--json", action="store_true")
+    doctor.add_argument("--data", type=Path, help="the backend's data folder to look at")
+
+    export = _command(commands, "export", _export, "write a splat sequence as numbered files")
+    export.add_argument("splats", type=Path, help="SplatSequence folder")
+    export.add_argument("out", type=Path, metavar="OUT_DIR")
+    export.add_argument("--format", choices=("ply",), default="ply")
+
+    convert = commands.add_parser("convert", help="make a Capture folder of photos or a video")
+    kinds = convert.add_subparsers(required=True, metavar="WHAT")
+    photos = _command(kinds, "photos", _convert_photos, "calibrated photos with depth")
+    photos.add_argument("folder", type=Path)
+    photos.add_argument("capture", type=Path)
+    video = _command(kinds, "video", _convert_video, "a video as the fixed-view clip")
+    video.add_argument("file", type=Path)
+    video.add_argument("capture", type=Path)
+    video.add_argument("--times", type=int, default=None, help="number of frames to take")
+
+    train = _command(commands, "train", _train, "train one of the bundled models")
+    train.add_argument("what", choices=("generator", "reconstructor"))
+    train.add_argument("config", type=Path, nargs="?")
+    _add_threads(train)
+
+    _command(commands, "models", _models, "list the models and their state")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, help="CPU threads (default: as many as there are)")
+
+
+def _set_threads(count: int | None) -> None:
+    """Before torch and numba are imported, which read these once. Worker processes inherit it."""
+    if count is None:
+        return
+    if count < 1:
+        from viewtime_formats.errors import ViewtimeError
+
+        raise ViewtimeError(f"--threads is {count}; a whole number of 1 or more is needed")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(count)
+
+
+def _described(capture: Any) -> str:
+    depth = "with depth" if capture.has_depth else "without depth"
+    rig = "with a rig" if capture.rig is not None else "without a rig"
+    return f"{capture.views} views x {capture.times} times, {depth}, {rig}"
+
+
+class ProgressLine:
+    """One line on a terminal that is written over; on a pipe a line per stage and a few steps."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._width = 0
+        self._stage = ""
+        self._at = 0.0
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._terminal and self._width:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def show(self, progress: Any) -> None:
+        """progress: pipeline.Progress."""
+        edge = progress.stage != self._stage or progress.step == progress.total
+        interval = 0.1 if self._terminal else 5.0
+        now = time.monotonic()
+        if not edge and now - self._at < interval:
+            return
+        self._stage, self._at = progress.stage, now
+        count = f" {progress.step}/{progress.total}" if progress.total else ""
+        eta = "" if progress.eta_seconds is None else f", {_duration(progress.eta_seconds)} left"
+        self.write(f"{progress.stage}{count}: {progress.message}{eta}")
+
+    def write(self, text: str) -> None:
+        if self._terminal:
+            self._stream.write("\r" + text.ljust(self._width))
+            self._width = len(text)
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

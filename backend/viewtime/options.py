@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person may choose about a run, checked where it is made.
+Never knows how a choice is carried out."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from viewtime_formats.errors import ViewtimeError
+
+ROUTES = ("auto", "captured", "generated")
+
+
+class OptionError(ViewtimeError):
+    """An option of a run that has no meaning; the message names it and its range."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a person may choose about a run.
+
+    size: height in pixels to work at; None is the capture's own for the captured route and the
+    bundled model's for the generated one. depth_noise: relative error of the capture's depth
+    (0 for a renderer, about 0.01 for photogrammetry).
+    """
+
+    route: str = "auto"
+    size: int | None = None
+    steps: int = 4
+    seed: int = 0
+    use_prior: bool = True
+    generator: str = "bundled"
+    reconstructor: str = "bundled"
+    depth_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.route not in ROUTES:
+            raise OptionError(f"route is {self.route!r}; one of {', '.join(ROUTES)} is needed")
+        if self.size is not None:
+            _check_integer("size", self.size, 16, 4096)
+        _check_integer("steps", self.steps, 1, 1000)
+        _check_integer("seed", self.seed, 0, 2**63 - 1)
+        if not isinstance(self.use_prior, bool):
+            raise OptionError(f"use_prior is {self.use_prior!r}; true or false is needed")
+        for name in ("generator", "reconstructor"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise OptionError(f"{name} is {getattr(self, name)!r}; a name or path is needed")
+        noise = self.depth_noise
+        if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < 1:
+            raise OptionError(f"depth_noise is {noise!r}; a number from 0 to below 1 is needed")
+
+
+def options_from_dict(values: Any) -> RunOptions:
+    """RunOptions from JSON; an unknown name is refused because it is usually a typing error."""
+    if not isinstance(values, dict):
+        raise OptionError("options: a JSON object is needed")
+    known = {field.name for field in dataclasses.fields(RunOptions)}
+    for name in values:
+        if name not in known:
+            raise OptionError(f"options: {name!r} is unknown; known are {', '.join(sorted(known))}")
+    return RunOptions(**values)
+
+
+def _check_integer(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise OptionError(f"{name} is {value!r}; a whole number from {low} to {high} is needed")

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one running backend holds: the data folder's lock, the store and a supervisor per device.
+Never speaks HTTP; `app` does that and asks this."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from viewtime import pipeline, run_folder
+from viewtime.server import transitions
+from viewtime.server.lock import LockedError, ProcessLock
+from viewtime.server.store import Store
+from viewtime.server.supervisor import Supervisor
+from viewtime.server.transitions import Job
+from viewtime_formats.capture import read_capture
+from viewtime_formats.errors import ViewtimeError
+
+ORPHAN_SECONDS = 5.0
+
+
+class Service:
+    """Opens the data folder and starts the supervisors. Raises ViewtimeError when it cannot.
+
+    data: folder of the database, logs and locks; made when absent. devices: see Supervisor.
+    """
+
+    def __init__(self, data: Path, devices: tuple[str, ...] = ("auto",)) -> None:
+        self.data = data
+        self.instance = uuid.uuid4().hex
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ViewtimeError(f"{data}: cannot be made ({error.strerror})") from error
+        self._lock = ProcessLock(
+            data / "server.lock",
+            f"{data}: another Viewtime backend (process {{pid}}) uses this data folder; "
+            "stop it or give another folder with --data",
+        )
+        try:
+            self.store = Store(data / "jobs.sqlite")
+            self._recover()
+        except BaseException:
+            self._lock.close()
+            raise
+        self.supervisors = [Supervisor(self.store, data, device) for device in devices]
+        for supervisor in self.supervisors:
+            supervisor.start()
+
+    def close(self) -> None:
+        """Put running jobs back into the queue, end the workers, close the database."""
+        for supervisor in self.supervisors:
+            supervisor.stop()
+        self.store.close()
+        self._lock.close()
+
+    # ---- what clients may ask ------------------------------------------------------------------
+
+    def submit(self, key: str, capture: str, out: str, options: dict[str, Any]) -> Job:
+        """Check what can be checked now, and store the job. Raises ViewtimeError, ConflictError."""
+        capture_folder = _absolute("capture", capture)
+        out_folder = _absolute("out", out)
+        run_options = pipeline.options_from_dict(options)
+        job, new = self.store.submit(
+            key,
+            str(capture_folder),
+            str(out_folder),
+            asdict(run_options),
+            time.time(),
+            check=lambda: _check(capture_folder, out_folder, run_options),
+        )
+        if new:
+            self._wake()
+        return job
+
+    def cancel(self, job_id: str) -> Job:
+        return self._apply(job_id, transitions.request_cancel)
+
+    def retry(self, job_id: str) -> Job:
+        """Raises TransitionError when the job has not ended, or ended well."""
+        return self._apply(job_id, transitions.retry)
+
+    def doctor(self) -> bytes:
+        """The JSON of `viewtime doctor`, made in a process of its own because it loads torch."""
+        process = subprocess.run(
+            [sys.executable, "-P", "-m", "viewtime", "doctor", "--json", "--data", str(self.data)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        if not process.stdout.strip():
+            last = process.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            raise ViewtimeError(f"viewtime doctor failed: {' '.join(last)}")
+        return process.stdout
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    def _apply(self, job_id: str, change: Callable[[Job, float], Job]) -> Job:
+        now = time.time()
+        job = self.store.apply(job_id, lambda job: change(job, now), now)
+        self._wake()
+        return job
+
+    def _wake(self) -> None:
+        for supervisor in self.supervisors:
+            supervisor.wake()
+
+    def _recover(self) -> None:
+        """Jobs that ran when the last server died: wait for its workers, clean up, requeue."""
+        for path in self.data.glob("worker-*.lock"):
+            with contextlib.suppress(LockedError):
+                ProcessLock(path, "held by {pid}", wait_seconds=ORPHAN_SECONDS).close()
+        for before, _after in self.store.recover("the backend was ended while it ran", time.time()):
+            try:
+                run_folder.abandon(Path(before.out))
+            except (OSError, ViewtimeError) as error:
+                print(f"{before.out}: could not be cleaned ({error})", file=sys.stderr)
+
+
+def _absolute(name: str, text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute() or "\0" in text:
+        raise ViewtimeError(f"{name} is {text!r}; an absolute path is needed")
+    return path
+
+
+def _check(capture_folder: Path, out_folder: Path, options: pipeline.RunOptions) -> None:
+    """What would fail at once in the worker fails here, where the person still looks."""
+    if not capture_folder.is_dir():
+        raise ViewtimeError(f"{capture_folder}: there is no such folder; capture the scene first")
+    pipeline.choose_route(read_capture(capture_folder), options)
+    run_folder.check_folder(out_folder)
