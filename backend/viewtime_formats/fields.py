@@ -47,7 +47,7 @@ class Fields:
         return None if self.obj.get(key) is None else self.integer(key, low, high)
 
     def number(self, key: str, low: float, high: float) -> float:
-        value = self.obj.get(key)
+        value: Any = self.obj.get(key)
         if not _is_number(value) or not low <= value <= high:
             self.fail(key, f"a number from {low:g} to {high:g} is needed")
         return float(value)

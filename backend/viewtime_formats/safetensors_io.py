@@ -132,8 +132,9 @@ def _entries(
     """(name, shape, first byte) of each tensor; together they must fill `room` bytes exactly."""
     entries, spans = [], []
     for name, item in header.items():
-        shape = item.get("shape") if isinstance(item, dict) else None
-        span = item.get("data_offsets") if isinstance(item, dict) else None
+        item = item if isinstance(item, dict) else {}
+        shape: Any = item.get("shape")
+        span: Any = item.get("data_offsets")
         if not _whole(shape) or not _whole(span) or len(shape) > 8 or len(span) != 2:
             raise error(f"{path}: tensor {name[:80]!r} has no proper shape and data_offsets")
         if item.get("dtype") != "F32":
