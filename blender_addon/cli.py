@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import bpy
+
 from viewtime_formats import ViewtimeError
 
 from . import playback

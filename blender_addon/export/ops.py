@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import bpy
+
 from viewtime_formats import ViewtimeError
 
 from .ply_sequence import export_ply, sequence_object

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import bpy
 import numpy as np
+
 from viewtime_formats import ViewtimeError, write_ply
 
 from .. import playback

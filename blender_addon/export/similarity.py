@@ -5,6 +5,7 @@ It never approximates: what is not a similarity is refused in words."""
 from __future__ import annotations
 
 import numpy as np
+
 from viewtime_formats import Gaussians, ViewtimeError
 
 # Blender composes matrices in float32; rotations of many turns keep about this much.

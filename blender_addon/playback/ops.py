@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import bpy
+
 from viewtime_formats import ViewtimeError
 
 from .. import display
@@ -66,7 +67,7 @@ def _notes(scene: bpy.types.Scene, ob: bpy.types.Object) -> list[str]:
         lines.append("The .blend is not saved: the folder is kept as an absolute path until it is")
     fps = scene.render.fps / scene.render.fps_base
     if abs(fps - sequence.fps) > 0.01:
-        lines.append(f"The sequence runs at {sequence.fps:g} frames per second, the scene at {fps:g}")
+        lines.append(f"The sequence has {sequence.fps:g} frames per second, the scene {fps:g}")
     return lines + display.advice(scene)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from viewtime_formats import Gaussians, SequenceError, SplatSequence, read_sequence
 
 # Blender 5.3 stores log scales in 9 bits over the range of the whole cloud: one zero would take

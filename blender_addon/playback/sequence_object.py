@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bpy
+
 from viewtime_formats import SequenceError, SplatSequence, ViewtimeError
 
 from . import cloud
