@@ -4,7 +4,7 @@ It never does any work of its own: each part says what it adds by CLASSES and re
 
 import bpy
 
-from . import cli, display, export, generate, panels, playback, preferences, properties
+from . import cli, display, export, generate, panels, playback, preferences, properties, session
 from .capture import ops as capture_ops
 from .capture import rig as capture_rig
 
@@ -15,6 +15,7 @@ PARTS = (
     preferences,
     capture_rig,
     capture_ops,
+    session,
     generate,
     playback,
     display,

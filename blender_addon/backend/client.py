@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The backend's HTTP interface as Python methods: one Client per thread, every call with a timeout.
+It never leaves this computer, never reads proxy settings, and never imports bpy."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+import requests
+
+from . import BackendRefused, BackendUnreachable
+
+CONNECT_SECONDS = 2.0
+READ_SECONDS = 10.0
+SUBMIT_ATTEMPTS = 4
+
+
+def new_key() -> str:
+    """A key that makes one submission one job, however often it is sent."""
+    return uuid.uuid4().hex
+
+
+class Client:
+    """Talks to the backend on 127.0.0.1:port with its token.
+
+    Every method raises BackendUnreachable when nobody answers in time and BackendRefused when the
+    backend answers with an error. A Client belongs to one thread; twin() makes one for another.
+    """
+
+    def __init__(self, port: int, token: str, *, read_seconds: float = READ_SECONDS) -> None:
+        self.port, self.token, self.read_seconds = port, token, read_seconds
+        self._session = requests.Session()
+        # No proxies, no .netrc: the token must never travel anywhere else.
+        self._session.trust_env = False
+        self._session.headers["Authorization"] = f"Bearer {token}"
+
+    def twin(self, *, read_seconds: float | None = None) -> Client:
+        return Client(self.port, self.token, read_seconds=read_seconds or self.read_seconds)
+
+    def close(self) -> None:
+        self._session.close()
+
+    def health(self) -> dict[str, Any]:
+        """{"protocol", "instance", "version"}."""
+        return self._call("GET", "/health")
+
+    def doctor(self) -> dict[str, Any]:
+        """What the backend found on this machine. Takes seconds: it loads torch to look."""
+        return self._call("GET", "/doctor", read_seconds=130.0)
+
+    def submit(
+        self, capture: str, out: str, options: dict[str, Any], *, key: str | None = None
+    ) -> dict[str, Any]:
+        """Queue one job and return it. capture and out are absolute paths.
+
+        A lost answer is asked for again with the same key, which gives the same job.
+        """
+        headers = {"Idempotency-Key": key or new_key()}
+        body = {"capture": capture, "out": out, "options": options}
+        for attempt in range(SUBMIT_ATTEMPTS):
+            try:
+                return self._call("POST", "/jobs", json=body, headers=headers)
+            except BackendUnreachable:
+                if attempt == SUBMIT_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The newest jobs, newest first."""
+        return self._call("GET", "/jobs")["jobs"]
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return self._call("GET", f"/jobs/{job_id}")
+
+    def events(self, job_id: str, *, after: int, wait: float) -> list[dict[str, Any]]:
+        """Events with seq > after; waits up to `wait` seconds for the first one."""
+        answer = self._call(
+            "GET",
+            f"/jobs/{job_id}/events",
+            params={"after": after, "wait": wait},
+            read_seconds=wait + self.read_seconds,
+        )
+        return answer["events"]
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        return self._call("POST", f"/jobs/{job_id}/cancel")
+
+    def retry(self, job_id: str) -> dict[str, Any]:
+        return self._call("POST", f"/jobs/{job_id}/retry")
+
+    def shutdown(self) -> None:
+        self._call("POST", "/shutdown")
+
+    def _call(
+        self, method: str, path: str, *, read_seconds: float | None = None, **arguments: Any
+    ) -> Any:
+        timeout = (CONNECT_SECONDS, read_seconds or self.read_seconds)
+        try:
+            answer = self._session.request(
+                method,
+                f"http://127.0.0.1:{self.port}{path}",
+                timeout=timeout,
+                allow_redirects=False,
+                **arguments,
+            )
+            if answer.status_code >= 300:
+                raise BackendRefused(_refusal(answer), answer.status_code)
+            return answer.json()
+        except requests.exceptions.JSONDecodeError as error:
+            raise BackendRefused(
+                f"the backend answered {method} {path} with something that is not JSON; "
+                "is another program listening on its port?",
+                502,
+            ) from error
+        except requests.exceptions.RequestException as error:
+            raise BackendUnreachable(
+                f"the backend does not answer on port {self.port} ({type(error).__name__})"
+            ) from error
+
+
+def _refusal(answer: requests.Response) -> str:
+    """One line out of an error answer, whatever its shape."""
+    try:
+        detail = answer.json().get("detail", "")
+    except (ValueError, AttributeError):
+        detail = answer.text[:200]
+    if isinstance(detail, list):
+        # The validation errors of FastAPI: [{"loc": [...], "msg": "..."}].
+        parts = (f"{'.'.join(map(str, e.get('loc', [])))}: {e.get('msg', '')}" for e in detail)
+        detail = "; ".join(parts)
+    text = " ".join(str(detail).split()) or answer.reason
+    return f"the backend refused: {text} (HTTP {answer.status_code})"

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is still missing before a step of the work can be taken, as one sentence or None.
+It reads the scene and the disk, changes neither, and is cheap enough for every redraw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+
+
+class NotReady(Exception):
+    """A step cannot be taken yet; the message is the sentence for the person."""
+
+
+def absolute_folder(path: str, what: str) -> Path:
+    """The folder that a property of the scene means. Raises NotReady when it means none.
+
+    what: name of the property in a sentence, as in "the output folder".
+    """
+    if not path:
+        raise NotReady(f"Choose {what}")
+    if path.startswith("//") and not bpy.data.filepath:
+        raise NotReady(f"Save the .blend first, or give {what} an absolute path")
+    folder = Path(bpy.path.abspath(path))
+    if not folder.is_absolute():
+        raise NotReady(f"Give {what} an absolute path, or one that begins with //")
+    return folder
+
+
+def missing_for_rig(scene: bpy.types.Scene) -> str | None:
+    if scene.camera is None:
+        return "Add a camera and make it the scene's active camera"
+    return None
+
+
+def missing_for_capture(scene: bpy.types.Scene) -> str | None:
+    settings = scene.viewtime
+    if reason := missing_for_rig(scene):
+        return reason
+    if not settings.rig:
+        return "Make a rig first"
+    for view, entry in enumerate(settings.rig):
+        if entry.camera is None or entry.camera.name not in scene.objects:
+            return f"The camera of view {view} is gone from the scene: make the rig again"
+    if settings.times > scene.frame_end - scene.frame_start + 1:
+        length = scene.frame_end - scene.frame_start + 1
+        return f"{settings.times} times do not fit into the {length} frames of the scene"
+    if settings.capture_kind == "REFERENCES" and settings.freeze_time >= settings.times:
+        return f"Freeze at {settings.times - 1} or before: there are {settings.times} times"
+    return _reason(settings.capture_folder, "the capture folder")
+
+
+def missing_for_generate(scene: bpy.types.Scene, backend_python: str) -> str | None:
+    """backend_python: the interpreter from the preferences, "" when none is set."""
+    settings = scene.viewtime
+    try:
+        capture = absolute_folder(settings.capture_folder, "the capture folder")
+        output = absolute_folder(settings.output_folder, "the output folder")
+    except NotReady as reason:
+        return str(reason)
+    if not (capture / "capture.json").is_file():
+        return f"There is no capture in {capture}: capture the scene first"
+    if capture == output or capture in output.parents or output in capture.parents:
+        return "Choose an output folder outside the capture folder"
+    if not backend_python:
+        return "Choose the backend's Python in the preferences of Viewtime"
+    if not Path(backend_python).is_file():
+        return f"The backend's Python does not exist: {backend_python}"
+    return None
+
+
+def missing_for_result(scene: bpy.types.Scene) -> str | None:
+    try:
+        folder = result_folder(scene)
+    except NotReady as reason:
+        return str(reason)
+    if not (folder / "sequence.json").is_file():
+        return "Generate first, or choose an output folder that holds splats"
+    return None
+
+
+def missing_for_export(scene: bpy.types.Scene, active: bpy.types.Object | None) -> str | None:
+    if active is not None and active.viewtime.sequence_id:
+        return None
+    if any(ob.viewtime.sequence_id for ob in scene.objects):
+        return "Select the object that plays the sequence"
+    return "Import a splat sequence first"
+
+
+def result_folder(scene: bpy.types.Scene) -> Path:
+    """Where the splats of the scene's job are, or will be. Raises NotReady."""
+    return absolute_folder(scene.viewtime.output_folder, "the output folder") / "splats"
+
+
+def _reason(path: str, what: str) -> str | None:
+    try:
+        absolute_folder(path, what)
+    except NotReady as reason:
+        return str(reason)
+    return None
