@@ -72,29 +72,28 @@ def _build(tree: bpy.types.NodeTree) -> None:
     position = t.node("GeometryNodeInputPosition").outputs[0]
     center = camera.to_camera_point(position)
     direction, guarded = camera.directions(center)
+    depth = t.separate(center)[2]
     axis_u, axis_v = _quad_axes(t, camera, guarded)
     jitter = t.math(
-        "MULTIPLY", t.separate(center)[2],
+        "MULTIPLY", depth,
         t.node("FunctionNodeRandomValue", {2: -_DEPTH_JITTER, 3: _DEPTH_JITTER},
                data_type="FLOAT").outputs[1],
     )
     moved = t.vector("ADD", center, t.vector("SCALE", direction, jitter))
 
+    points = t.node("GeometryNodeDeleteGeometry", {
+        "Geometry": points, "Selection": _hidden(t, camera, depth, opacity),
+    }, domain="POINT").outputs[0]
     points = t.store(points, _CENTER, "FLOAT_VECTOR", camera.from_camera_point(moved))
     points = t.store(points, _AXIS_U, "FLOAT_VECTOR", camera.from_camera_direction(axis_u))
     points = t.store(points, _AXIS_V, "FLOAT_VECTOR", camera.from_camera_direction(axis_v))
     points = t.store(points, COLOR_ATTRIBUTE, "FLOAT_COLOR", _scene_linear(t, split, opacity))
     # Eevee's blended surfaces are drawn in the order of the mesh: far to near.
-    depth = t.separate(camera.to_camera_point(position))[2]
     points = t.node("GeometryNodeSortElements", {"Geometry": points, "Sort Weight": depth},
                     domain="POINT").outputs[0]
-    visible = t.node("FunctionNodeBooleanMath", {
-        0: t.math("LESS_THAN", depth, t.math("MULTIPLY", camera.clip_start, -1.0)),
-        1: t.math("GREATER_THAN", opacity, _MINIMUM_OPACITY),
-    }, operation="AND").outputs[0]
     instances = t.node("GeometryNodeInstanceOnPoints", {
         "Points": _without(t, points, "scale", "rotation", "radiance:*"),
-        "Selection": visible, "Instance": _unit_quad(t),
+        "Instance": _unit_quad(t),
     }).outputs[0]
     mesh = t.node("GeometryNodeRealizeInstances", {"Geometry": instances}).outputs[0]
     mesh = t.node("GeometryNodeSetPosition", {"Geometry": mesh, "Position": _corner(t)}).outputs[0]
@@ -154,6 +153,14 @@ class _Camera:
     def _clamp(self, value: Value, limit: Value) -> Value:
         t = self.t
         return t.math("MAXIMUM", t.math("MINIMUM", value, limit), t.math("MULTIPLY", limit, -1.0))
+
+
+def _hidden(t: Tree, camera: _Camera, depth: Value, opacity: Value) -> Value:
+    """Nearer than the camera's clip start, behind it, or too faint to be seen."""
+    return t.node("FunctionNodeBooleanMath", {
+        0: t.math("LESS_THAN", depth, t.math("MULTIPLY", camera.clip_start, -1.0)),
+        1: t.math("GREATER_THAN", opacity, _MINIMUM_OPACITY),
+    }, operation="NAND").outputs[0]
 
 
 def _quad_axes(t: Tree, camera: _Camera, direction: Value) -> tuple[Value, Value]:

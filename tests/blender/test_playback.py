@@ -305,7 +305,9 @@ def test_the_evaluated_scene_has_the_splats_of_each_frame(empty_scene, formats, 
     empty_scene.camera = camera
     for step, count in enumerate((30, 50, 20)):
         empty_scene.frame_set(1 + step)
-        mesh = ob.evaluated_get(bpy.context.evaluated_depsgraph_get()).evaluated_geometry().mesh
+        depsgraph = bpy.context.evaluated_depsgraph_get()
+        geometry = ob.evaluated_get(depsgraph).evaluated_geometry()  # owns the mesh
+        mesh = geometry.mesh
         corners = np.empty(len(mesh.vertices) * 3, np.float32)
         mesh.vertices.foreach_get("co", corners)
         centers = corners.reshape(-1, 4, 3).mean(axis=1)
