@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generators from and to folders in diffusers' layout: safetensors only, never a pickle.
+
+A folder has transformer/ (WanTransformer3DModel), optionally vae/ (AutoencoderKLWan; without it
+latents are pixels), and optionally what is ours: config.json and prior_embedding.safetensors.
+Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from viewtime.generator.codec import Codec, PixelCodec, WanCodec
+from viewtime.generator.errors import GeneratorError
+from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer
+from viewtime.models import bundled_path
+from viewtime_formats.atomic import write_json
+
+BUNDLED = "generator-small"
+FORMAT = "viewtime.generator"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A model with the codec it was made for. frame_multiple: what H and W must be multiples of."""
+
+    name: str
+    model: ViewTimeTransformer
+    codec: Codec
+
+    @property
+    def takes_prior(self) -> bool:
+        return self.model.prior_embedding is not None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def frame_multiple(self) -> tuple[int, int]:
+        _, rows, columns = self.model.patch_size
+        return self.codec.spatial * rows, self.codec.spatial * columns
+
+
+def load_generator(
+    name_or_path: str | Path = "bundled", *, device: str | torch.device = "cpu"
+) -> Generator:
+    """Load a generator. "bundled" is the small one that comes with Viewtime.
+
+    Weights become float32 on the CPU, bfloat16 elsewhere (but for what Wan keeps in float32).
+    Raises GeneratorError when the folder is not a generator or holds unsafe or unfit weights.
+    """
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+    folder = bundled_path(BUNDLED) if str(name_or_path) == "bundled" else Path(name_or_path)
+    device = torch.device(device)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    _require_weights(folder / "transformer")
+    config = _read_config(folder / "config.json")
+    options: dict[str, Any] = dict(use_safetensors=True, local_files_only=True, torch_dtype=dtype)
+    try:
+        transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", **options)
+        vae = None
+        if (folder / "vae").is_dir():
+            _require_weights(folder / "vae")
+            options["torch_dtype"] = torch.float32  # the VAE loses detail in bfloat16
+            vae = AutoencoderKLWan.from_pretrained(folder / "vae", **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise GeneratorError(f"{folder}: {str(error).splitlines()[0]}") from error
+    codec: Codec = PixelCodec() if vae is None else WanCodec(vae.to(device).eval())
+    wanted = transformer.config.in_channels
+    if wanted != codec.channels or transformer.config.out_channels != codec.channels:
+        raise GeneratorError(
+            f"{folder}: the transformer takes {wanted} and gives "
+            f"{transformer.config.out_channels} channels, its latents have {codec.channels}"
+        )
+    model = ViewTimeTransformer(transformer, config)
+    if model.prior_embedding is not None:
+        _load_prior_embedding(model.prior_embedding, folder / "prior_embedding.safetensors")
+    return Generator(folder.name, model.to(device).eval(), codec)
+
+
+def save_generator(
+    folder: Path, model: ViewTimeTransformer, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write transformer/, config.json and prior_embedding.safetensors; codecs are not written."""
+    from safetensors.torch import save_file
+
+    (folder / "transformer").mkdir(parents=True, exist_ok=True)
+    transformer = model.transformer
+    transformer.save_config(folder / "transformer")
+    state = {k: x.detach().to(dtype).contiguous() for k, x in transformer.state_dict().items()}
+    save_file(
+        state,
+        folder / "transformer" / "diffusion_pytorch_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    if model.prior_embedding is not None:
+        embedding = {k: x.detach().to(dtype) for k, x in model.prior_embedding.state_dict().items()}
+        save_file(embedding, folder / "prior_embedding.safetensors")
+    values = {"format": FORMAT, "version": VERSION, **model.config.to_dict()}
+    write_json(folder / "config.json", values)
+
+
+def _read_config(path: Path) -> GeneratorConfig:
+    """Our settings, or those of a stock checkpoint when the file is absent."""
+    if not path.is_file():
+        return GeneratorConfig()
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise GeneratorError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        raise GeneratorError(f'{path}: "format" must be "{FORMAT}"')
+    if values.pop("version", None) != VERSION:
+        raise GeneratorError(f'{path}: "version" must be {VERSION}')
+    return GeneratorConfig.from_dict(values)
+
+
+def _require_weights(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise GeneratorError(
+            f"{folder}: no config.json (a generator is a folder as diffusers saves)"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise GeneratorError(f"{folder}: no .safetensors weights (other formats are not read)")
+
+
+def _load_prior_embedding(module: torch.nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = {k: x.float() for k, x in load_file(path).items()}
+        module.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise GeneratorError(f"{path}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fused view-time transformer of Fig. 3: a stock Wan transformer that sees rows and columns.
+
+It predicts the velocity of a rectified flow; it never samples, encodes, or reads files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from viewtime.generator.attention import TextProcessor, TokenGrid, ViewTimeProcessor
+from viewtime.generator.conditioning import Conditions, PriorEmbedding, from_video, to_video
+from viewtime.generator.errors import GeneratorError
+from viewtime.generator.positions import ViewTimePositions
+
+PREDICTIONS = ("velocity", "sample")
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """What a generator is beyond its transformer's own config.
+
+    prediction: "velocity" for stock checkpoints; "sample" where the transformer gives the clean
+      latents, as a correction of the prior when there is one (at a transformer output of zero the
+      model then is its prior), from which the velocity follows.
+    use_prior: has an embedding for the prior. sigma, sigma_invalid: noise on the prior where the
+      flow starts, in latent units. t_max: position stride between views, 0 = the grid's times.
+    t_floor: smallest flow time the velocity is divided by. clip: bound on predicted clean
+      latents outside training, 0 = none (pixels end at 1). text_tokens: number of zero tokens
+      that stand for "no prompt" (512 for Wan's checkpoints, 0 where no text was ever seen).
+    """
+
+    prediction: str = "velocity"
+    use_prior: bool = False
+    sigma: float = 0.0
+    sigma_invalid: float = 1.0
+    t_max: int = 0
+    t_floor: float = 0.02
+    clip: float = 0.0
+    text_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise GeneratorError(
+                f"prediction is {self.prediction!r}, must be one of {', '.join(PREDICTIONS)}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GeneratorConfig:
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise GeneratorError(f"unknown generator settings: {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class ViewTimeTransformer(nn.Module):
+    """Wan transformer with view-time attention, view-time positions and added conditions."""
+
+    def __init__(self, transformer: Any, config: GeneratorConfig) -> None:
+        """transformer: a diffusers WanTransformer3DModel; its processors and rope are replaced."""
+        super().__init__()
+        self.config = config
+        self.grid = TokenGrid()
+        self.transformer = transformer
+        self.patch_size = tuple(transformer.config.patch_size)
+        self.channels = transformer.config.in_channels
+        width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+        self.prior_embedding = (
+            PriorEmbedding(self.channels, width, self.patch_size) if config.use_prior else None
+        )
+
+        transformer.rope = ViewTimePositions(transformer.rope, self.grid, config.t_max)
+        for block in transformer.blocks:
+            block.attn1.set_processor(ViewTimeProcessor(self.grid))
+            block.attn2.set_processor(TextProcessor(block.attn2.processor))
+        self._conditions: Conditions | None = None
+        transformer.patch_embedding.register_forward_hook(self._add_conditions)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        conditions: Conditions,
+        *,
+        view_index: tuple[int, ...] | None = None,
+        time_index: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Velocity d x_t / d t of the flow x_t = (1 - t) x_0 + t x_1.
+
+        x: (B, V, T, C, h, w) latents at flow time t: (B,) in [0, 1]. Returns the shape of x.
+        view_index, time_index: see TokenGrid.
+        """
+        clean_or_velocity = self.predict(
+            x, t, conditions, view_index=view_index, time_index=time_index
+        )
+        if self.config.prediction == "velocity":
+            return clean_or_velocity
+        t = t.clamp_min(self.config.t_floor).view(-1, 1, 1, 1, 1, 1)
+        return (x - clean_or_velocity) / t
+
+    def predict(
+        self,
+        x: Tensor,
+        t: Tensor,
+        conditions: Conditions,
+        *,
+        view_index: tuple[int, ...] | None = None,
+        time_index: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """What the transformer gives: velocity or clean latents, as `config.prediction` says."""
+        _, views, times, _, height, width = x.shape
+        if height % self.patch_size[1] or width % self.patch_size[2]:
+            raise GeneratorError(
+                f"latents of {height} x {width} cannot be cut into patches of "
+                f"{self.patch_size[1]} x {self.patch_size[2]}"
+            )
+        self.grid.set(views, times, view_index, time_index)
+        self._conditions = conditions
+        try:
+            out = self.transformer(
+                hidden_states=to_video(x),
+                timestep=t * 1000,
+                encoder_hidden_states=conditions.text,
+                return_dict=False,
+            )[0]
+        finally:
+            self._conditions = None
+        out = from_video(out, views)
+        if self.config.prediction == "velocity":
+            return out
+        clean = out if conditions.prior is None else conditions.prior + out
+        return clean.clamp(-self.config.clip, self.config.clip) if self._clips else clean
+
+    @property
+    def _clips(self) -> bool:
+        return self.config.clip > 0 and not self.training
+
+    def _add_conditions(self, embed: Any, inputs: tuple[Tensor], tokens: Tensor) -> Tensor:
+        """Add the patch embeddings of references and prior to those of the noised latents."""
+        conditions = self._conditions
+        if conditions is None:
+            return tokens
+        if conditions.known.any():
+            mask = conditions.known.flatten(1)[:, None, :, None, None]  # (B, 1, V*T, 1, 1)
+            reference = to_video(conditions.reference)
+            # Not embed(reference): that would come back to this hook.
+            embedded = nn.functional.conv3d(
+                reference.to(embed.weight.dtype), embed.weight, embed.bias, embed.stride
+            )
+            tokens = tokens + embedded * mask
+        if conditions.prior is not None and conditions.valid is not None:
+            if self.prior_embedding is None:
+                raise GeneratorError("this model was not made to take a prior")
+            tokens = tokens + self.prior_embedding(
+                conditions.prior, conditions.valid, conditions.known
+            )
+        return tokens
+
+    @contextmanager
+    def calling_before_each_block(self, call: Callable[[], None]) -> Iterator[None]:
+        """Within the context, `call()` runs before each block; it may raise to break off."""
+        hooks = [
+            block.register_forward_pre_hook(lambda *_: call()) for block in self.transformer.blocks
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def new_transformer(
+    *,
+    layers: int,
+    heads: int,
+    head_dim: int = 64,
+    ffn: int,
+    channels: int = 3,
+    patch_size: tuple[int, int, int] = (1, 8, 8),
+    text_dim: int = 16,
+) -> Any:
+    """A fresh WanTransformer3DModel of the stock class, whose output is zero until trained."""
+    from diffusers import WanTransformer3DModel
+
+    transformer = WanTransformer3DModel(
+        patch_size=patch_size,
+        num_attention_heads=heads,
+        attention_head_dim=head_dim,
+        in_channels=channels,
+        out_channels=channels,
+        text_dim=text_dim,
+        freq_dim=64,
+        ffn_dim=ffn,
+        num_layers=layers,
+        cross_attn_norm=False,
+    )
+    nn.init.zeros_(transformer.proj_out.weight)
+    nn.init.zeros_(transformer.proj_out.bias)
+    for block in transformer.blocks:  # never used without text: small in a compressed bundle
+        for parameter in block.attn2.parameters():
+            torch.nn.init.zeros_(parameter)
+    return transformer
