@@ -113,15 +113,27 @@ def run_job(scene, route: str, out: Path) -> None:
         )
 
 
-def cancelled_job(scene, capture_folder: Path, out: Path) -> float:
-    """Submit a job, cancel it at its first sign of progress; returns the seconds until it ended."""
+def cancelled_job(scene, out: Path) -> float:
+    """Submit a job, cancel it at its first sign of work; returns the seconds until it ended."""
     from importlib import import_module
 
-    generate = import_module(f"{EXTENSION}.generate")
-    scene.viewtime.capture_folder = str(capture_folder)
+    import bpy
+
+    session = import_module(f"{EXTENSION}.session")
     scene.viewtime.output_folder = str(out)
     scene.viewtime.route = "CAPTURED"
-    seconds = generate.submit_and_cancel(scene)
+    bpy.ops.viewtime.generate(wait=False)
+    deadline = time.monotonic() + 60
+    while not scene.viewtime.job_progress and time.monotonic() < deadline:
+        session.pump(0.05)
+    asked = time.monotonic()
+    bpy.ops.viewtime.cancel()
+    seconds = time.monotonic() - asked
+    if scene.viewtime.job_state != "cancelled":
+        raise SystemExit(
+            f"demo: the cancelled job ended {scene.viewtime.job_state}: "
+            f"{scene.viewtime.job_message}"
+        )
     if out.exists():
         raise SystemExit(f"demo: the cancelled job left {out} behind")
     return seconds
@@ -215,7 +227,7 @@ def play(out: Path, backend_python: Path) -> None:
     with stages.stage("backend", "start the backend"):
         bpy.ops.viewtime.backend_start()
     with stages.stage("cancel", "submit a job and cancel it"):
-        cancel_seconds = cancelled_job(scene, captures / "grid", out / "jobs" / "cancelled")
+        cancel_seconds = cancelled_job(scene, out / "jobs" / "cancelled")
         print(f"   ended {cancel_seconds:.2f} s after the cancel, nothing left behind", flush=True)
     with stages.stage("job_captured", "captured geometry: splats from pixels, depth and cameras"):
         scene.viewtime.capture_folder = str(captures / "grid")
