@@ -197,7 +197,9 @@ def _read_clip(capture: Capture, row: NDArray[np.float32], width: int, height: i
             if not count:
                 _check_size(path, frame.shape[:2], capture)
             if count < capture.times:
-                image = resize_image(frame / np.float32(255), width, height)
+                image = resize_image(
+                    np.divide(frame, np.float32(255), dtype=np.float32), width, height
+                )
                 row[count] = image.transpose(2, 0, 1)
             count += 1
             if count > capture.times:

@@ -119,7 +119,8 @@ def write_depth(path: PathLike, depth: Float32) -> None:
 
 def linear_to_srgb(linear: NDArray[Any]) -> Float32:
     """Scene-linear values to display sRGB, clipped to [0, 1] (NaN becomes 0); same shape."""
-    x = np.clip(np.nan_to_num(np.asarray(linear, np.float32), nan=0, posinf=1), 0, 1)
+    values: Any = np.asarray(linear, np.float32)
+    x = np.clip(np.nan_to_num(values, nan=0, posinf=1), 0, 1)
     return np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
@@ -235,7 +236,7 @@ def _exr_channels(path: Path) -> dict[str, Any]:
 
     try:
         file = OpenEXR.File(str(path), separate_channels=True)
-        channels = {}
+        channels: dict[str, Any] = {}
         for part in file.parts:
             for name, channel in part.channels.items():
                 channels.setdefault(name, np.asarray(channel.pixels))
