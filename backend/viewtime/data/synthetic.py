@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from viewtime.data import raycast as rc
+from viewtime.grid import FrameGrid
 from viewtime_formats.rig import Camera, Rig
-
-if TYPE_CHECKING:
-    from viewtime.grid import FrameGrid
 
 
 @dataclass(frozen=True)
@@ -339,8 +336,6 @@ def sample_grid(
     size is the pictures' width in pixels (and height unless given). Cell (v, t) is camera v at
     first_time + t * frame_step frames. The same arguments give the same arrays.
     """
-    from viewtime.grid import FrameGrid
-
     height = size if height is None else height
     scene = random_scene(seed, still=still)
     rig = random_rig(seed, scene, views, size, height)

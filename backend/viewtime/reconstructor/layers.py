@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transformer parts of the reconstructor: attention with query-key norm and 2D RoPE, blocks.
+
+Parameter names are those of upstream VGGT, so that its weights load key by key.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Rope2D:
+    """Rotary embedding of a 2D position: half of a head's channels turn with y, half with x."""
+
+    def __init__(self, base: float = 100.0) -> None:
+        self.base = base
+
+    def table(self, positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+        """(cos, sin), each (N, head_dim), for positions (N, 2) of (y, x)."""
+        quarter = head_dim // 4
+        rates = self.base ** (-torch.arange(quarter, dtype=torch.float32) / quarter)
+        angles = positions.float()[:, :, None] * rates.to(positions.device)  # (N, 2, quarter)
+        angles = torch.cat([angles, angles], dim=-1).flatten(1)  # (N, head_dim)
+        return angles.cos(), angles.sin()
+
+    @staticmethod
+    def apply(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+        """Turn x (..., N, head_dim); each half rotates within itself."""
+        y_half, x_half = x.chunk(2, dim=-1)
+        turned = []
+        for half in (y_half, x_half):
+            first, second = half.chunk(2, dim=-1)
+            turned += [-second, first]
+        return x * table[0].to(x.dtype) + torch.cat(turned, dim=-1) * table[1].to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over (B, N, C)."""
+
+    def __init__(self, dim: int, heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.q_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, table: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        batch, count, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, count, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, head_dim)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if table is not None:
+            q, k = Rope2D.apply(q, table), Rope2D.apply(k, table)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(batch, count, dim))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim if out is None else out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel."""
+
+    def __init__(self, dim: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block. silent=True: its output projections start at zero, so that the
+    fresh block is the identity, to the last bit."""
+
+    def __init__(
+        self, dim: int, heads: int, mlp_ratio: float, *, qk_norm: bool = True,
+        layer_scale: float = 0.01, silent: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, heads, qk_norm)
+        self.ls1 = LayerScale(dim, layer_scale)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = LayerScale(dim, layer_scale)
+        if silent:
+            for layer in (self.attn.proj, self.mlp.fc2):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, table: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x), table))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+def uv_embedding(
+    height: int, width: int, channels: int, *, aspect: float | None = None, omega: float = 100.0
+) -> Tensor:
+    """(channels, height, width) sines and cosines of picture coordinates.
+
+    Coordinates keep the aspect ratio (width over height) and are normalised by the diagonal;
+    computed in double, returned as float32. channels must divide by 4.
+    """
+    aspect = width / height if aspect is None else aspect
+    diagonal = (aspect**2 + 1.0) ** 0.5
+    span_x, span_y = aspect / diagonal, 1.0 / diagonal
+    # Outermost pixel centres, as upstream places them.
+    left = span_x * (width - 1) / width
+    top = span_y * (height - 1) / height
+    x = torch.linspace(-left, left, width, dtype=torch.float64)
+    y = torch.linspace(-top, top, height, dtype=torch.float64)
+    quarter = channels // 4
+    rates = 1.0 / omega ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+    parts = []
+    for values, shape in ((x, (quarter, 1, width)), (y, (quarter, height, 1))):
+        angles = (values[None, :] * rates[:, None]).reshape(shape)
+        angles = angles.expand(quarter, height, width)
+        parts += [angles.sin(), angles.cos()]
+    return torch.cat(parts).float()
