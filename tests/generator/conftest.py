@@ -32,7 +32,7 @@ def make_model():
         transformer = new_transformer(layers=2, heads=1, head_dim=24, ffn=32)
         if not zero_output:
             torch.nn.init.normal_(transformer.proj_out.weight, std=0.02)
-        settings = {"prediction": "sample", "use_prior": True, "sigma": 0.05, "t_max": 8,
+        settings = {"prediction": "sample", "prior_features": 8, "sigma": 0.05, "t_max": 8,
                     "text_tokens": 0, **settings}  # fmt: skip
         return ViewTimeTransformer(transformer, GeneratorConfig(**settings)).eval()
 
@@ -51,6 +51,7 @@ def make_grid():
         prior = SimpleNamespace(
             frames=rng.random(frames.shape, dtype=np.float32),
             valid=rng.random((views, times, size, size)) > 0.3,
+            source=rng.integers(0, 4, (views, times, size, size), dtype=np.uint8),
         )
         given = np.where(known[..., None, None, None], frames, 0)
         return SimpleNamespace(frames=given, known=known, depth=None), prior

@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_refused_with_numbers(small, make_model, make_grid)
     grid, prior = make_grid()
     with pytest.raises(GeneratorError, match="steps is 0"):
         generate(small, grid, prior=prior, steps=0)
-    plain = Generator("plain", make_model(use_prior=False), PixelCodec())
+    plain = Generator("plain", make_model(prior_features=0), PixelCodec())
     with pytest.raises(GeneratorError, match="plain takes no prior"):
         generate(plain, grid, prior=prior)
     grid.frames = grid.frames[:, :2]
@@ -172,8 +172,8 @@ def test_lengths_the_vae_would_cut_silently_are_refused(wan_generator, make_grid
 
 
 def test_a_latent_is_as_valid_as_its_worst_pixel(wan_generator):
-    valid = torch.ones(1, 5, 16, 16, dtype=torch.bool)
-    valid[0, 3, 9, 2] = False
-    latent = wan_generator.codec.valid(valid)
-    assert latent.shape == (1, 2, 1, 2, 2)
-    assert latent.sum() == 7 and latent[0, 1, 0, 1, 0] == 0
+    maps = torch.ones(1, 5, 2, 16, 16)
+    maps[0, 3, 1, 9, 2] = 0
+    latent = wan_generator.codec.shrink(maps)
+    assert latent.shape == (1, 2, 2, 2, 2)
+    assert latent.sum() == 15 and latent[0, 1, 1, 1, 0] == 0

@@ -27,7 +27,7 @@ class Codec(Protocol):
 
     def encode_known(self, frames: Tensor, known: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    def valid(self, valid: Tensor) -> Tensor: ...
+    def shrink(self, maps: Tensor) -> Tensor: ...
 
 
 class PixelCodec:
@@ -46,9 +46,9 @@ class PixelCodec:
         """Latents (zero where unknown) and their mask (V, T)."""
         return self.encode(frames) * known[..., None, None, None], known
 
-    def valid(self, valid: Tensor) -> Tensor:
-        """(V, T, H, W) bool -> (V, T, 1, H, W) float."""
-        return valid[:, :, None].float()
+    def shrink(self, maps: Tensor) -> Tensor:
+        """Maps (V, T, M, H, W) in [0, 1] at the size of latents: the same."""
+        return maps
 
 
 class WanCodec:
@@ -131,11 +131,10 @@ class WanCodec:
             mask[v, :count] = True
         return latents.to(frames.device), mask.to(frames.device)
 
-    def valid(self, valid: Tensor) -> Tensor:
-        """(V, T, H, W) bool -> (V, T', 1, h, w) float: the least valid pixel of each latent."""
-        worst = 1 - valid.float()
-        first, rest = worst[:, :1], worst[:, 1:]
+    def shrink(self, maps: Tensor) -> Tensor:
+        """Maps (V, T, M, H, W) in [0, 1] -> (V, T', M, h, w): the least value of each latent."""
+        first, rest = maps[:, :1], maps[:, 1:]
         if rest.shape[1]:
-            rest = rest.unflatten(1, (-1, self.temporal)).amax(dim=2)
-        pooled = F.max_pool2d(torch.cat((first, rest), dim=1), self.spatial)
-        return (1 - pooled)[:, :, None]
+            rest = rest.unflatten(1, (-1, self.temporal)).amin(dim=2)
+        least = torch.cat((first, rest), dim=1)
+        return -F.max_pool2d(-least.flatten(0, 1), self.spatial).unflatten(0, least.shape[:2])

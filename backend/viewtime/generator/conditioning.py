@@ -18,8 +18,9 @@ class Conditions:
     """The conditions of one batch of grids, as latents.
 
     reference: (B, V, T, C, h, w), read where known. known: (B, V, T) bool.
-    prior: (B, V, T, C, h, w) or None; known cells hold the reference. valid: (B, V, T, 1, h, w)
-    float in [0, 1], where the prior is to be trusted; None exactly when prior is.
+    prior: (B, V, T, C, h, w) or None; known cells hold the reference. maps: (B, V, T, M, h, w)
+    float in [0, 1] about the prior, None exactly when prior is; the first says where it is valid,
+    the others where its pixels come from (see `viewtime.generator.generate.prior_maps`).
     text: (B, L, text_dim), L may be 0.
     """
 
@@ -27,29 +28,53 @@ class Conditions:
     known: Tensor
     text: Tensor
     prior: Tensor | None = None
-    valid: Tensor | None = None
+    maps: Tensor | None = None
 
     def without_prior(self) -> Conditions:
-        return replace(self, prior=None, valid=None)
+        return replace(self, prior=None, maps=None)
 
 
 class PriorEmbedding(nn.Module):
-    """Patch embedding of the prior and of two maps: where it is valid, which cells are known.
+    """Features of the prior and its maps: as patch embeddings on the way in, and, at the finest
+    scale, for a correction on the way out that knows no patch borders.
 
-    The only parameters that are not the stock model's. They start at zero, so that a fresh one
-    changes nothing.
+    The only parameters that are not the stock model's. What they add starts at zero, so that a
+    fresh one changes nothing.
     """
 
-    def __init__(self, channels: int, width: int, patch_size: tuple[int, int, int]) -> None:
+    def __init__(
+        self, channels: int, maps: int, features: int, width: int, patch_size: tuple[int, int, int]
+    ) -> None:
         super().__init__()
-        self.proj = nn.Conv3d(channels + 2, width, patch_size, patch_size, bias=True)
-        nn.init.zeros_(self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
+        self.maps = maps
+        self.features = nn.Sequential(
+            _conv3x3(channels + maps + 1, features), nn.GELU(approximate="tanh"),
+            _conv3x3(features, features), nn.GELU(approximate="tanh"),
+        )  # fmt: skip
+        self.proj = nn.Conv3d(features, width, patch_size, patch_size)
+        self.correction = nn.Sequential(
+            _conv3x3(features + channels, features), nn.GELU(approximate="tanh"),
+            _conv3x3(features, channels),
+        )  # fmt: skip
+        for last in (self.proj, self.correction[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
-    def forward(self, prior: Tensor, valid: Tensor, known: Tensor) -> Tensor:
-        """Shapes as in Conditions. Returns (B, width, V*T, rows, columns)."""
-        known_map = known[..., None, None, None].to(prior).expand_as(valid)
-        return self.proj(to_video(torch.cat((prior, valid.to(prior), known_map), dim=3)))
+    def forward(self, conditions: Conditions) -> Tensor:
+        """Features (B, features, V*T, h, w) of the conditions' prior, maps and known cells."""
+        prior, maps = conditions.prior, conditions.maps
+        assert prior is not None and maps is not None
+        known = conditions.known[..., None, None, None].to(prior).expand_as(maps[:, :, :, :1])
+        return self.features(to_video(torch.cat((prior, maps.to(prior), known), dim=3)))
+
+    def correct(self, out: Tensor, features: Tensor) -> Tensor:
+        """out (B, C, V*T, h, w), the transformer's, plus what the fine features say."""
+        return out + self.correction(torch.cat((out.to(features.dtype), features), dim=1))
+
+
+def _conv3x3(inputs: int, outputs: int) -> nn.Conv3d:
+    """Over each frame alone."""
+    return nn.Conv3d(inputs, outputs, (1, 3, 3), padding=(0, 1, 1))
 
 
 def to_video(x: Tensor) -> Tensor:
@@ -68,8 +93,7 @@ def source(conditions: Conditions, noise: Tensor, *, sigma: float, sigma_invalid
     With a prior: the prior plus a little noise, more where it is not valid, so that the flow's
     way is short where the prior is good. Without: the noise itself.
     """
-    if conditions.prior is None or conditions.valid is None:
+    if conditions.prior is None or conditions.maps is None:
         return noise
-    return conditions.prior + noise * torch.lerp(
-        torch.full_like(conditions.valid, sigma_invalid), torch.tensor(sigma), conditions.valid
-    )
+    valid = conditions.maps[:, :, :, :1]
+    return conditions.prior + noise * (sigma * valid + sigma_invalid * (1 - valid))

@@ -94,7 +94,7 @@ def make_conditions(generator: Generator, grid: FrameGrid, prior: Prior | None) 
         )
     prior_frames = torch.from_numpy(np.asarray(prior.frames, dtype=np.float32)).to(device)
     prior_frames[known] = frames[known]
-    valid = torch.from_numpy(np.asarray(prior.valid)).to(device) | known[..., None, None]
+    maps = torch.from_numpy(prior_maps(prior.valid, prior.source, grid.known)).to(device)
     return Conditions(
         reference=conditions.reference,
         known=conditions.known,
@@ -104,5 +104,18 @@ def make_conditions(generator: Generator, grid: FrameGrid, prior: Prior | None) 
             conditions.reference,
             codec.encode(prior_frames)[None],
         ),
-        valid=codec.valid(valid)[None],
+        maps=codec.shrink(maps)[None],
     )
+
+
+def prior_maps(valid: np.ndarray, source: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """What the model is told of a prior: (V, T, 3, H, W) float32 of zeros and ones.
+
+    valid (V, T, H, W) bool and source (V, T, H, W) as in Prior, known (V, T). The maps are: valid
+    (or known), taken from the fixed view at its time, taken from what stands still.
+    """
+    from viewtime.generator.prior import ROW, STILL
+
+    given = known[:, :, None, None]
+    maps = np.stack((valid | given, (source == ROW) & ~given, (source == STILL) & ~given), axis=2)
+    return maps.astype(np.float32)

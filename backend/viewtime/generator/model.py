@@ -29,7 +29,8 @@ class GeneratorConfig:
     prediction: "velocity" for stock checkpoints; "sample" where the transformer gives the clean
       latents, as a correction of the prior when there is one (at a transformer output of zero the
       model then is its prior), from which the velocity follows.
-    use_prior: has an embedding for the prior. sigma, sigma_invalid: noise on the prior where the
+    prior_features: width of the embedding for the prior, 0 = takes none; prior_maps: number of
+      maps that come with it. sigma, sigma_invalid: noise on the prior where the
       flow starts, in latent units. t_max: position stride between views, 0 = the grid's times.
     t_floor: smallest flow time the velocity is divided by. clip: bound on predicted clean
       latents outside training, 0 = none (pixels end at 1). text_tokens: number of zero tokens
@@ -37,7 +38,8 @@ class GeneratorConfig:
     """
 
     prediction: str = "velocity"
-    use_prior: bool = False
+    prior_features: int = 0
+    prior_maps: int = 3
     sigma: float = 0.0
     sigma_invalid: float = 1.0
     t_max: int = 0
@@ -75,7 +77,11 @@ class ViewTimeTransformer(nn.Module):
         self.channels = transformer.config.in_channels
         width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
         self.prior_embedding = (
-            PriorEmbedding(self.channels, width, self.patch_size) if config.use_prior else None
+            PriorEmbedding(
+                self.channels, config.prior_maps, config.prior_features, width, self.patch_size
+            )
+            if config.prior_features
+            else None
         )
 
         transformer.rope = ViewTimePositions(transformer.rope, self.grid, config.t_max)
@@ -83,6 +89,7 @@ class ViewTimeTransformer(nn.Module):
             block.attn1.set_processor(ViewTimeProcessor(self.grid))
             block.attn2.set_processor(TextProcessor(block.attn2.processor))
         self._conditions: Conditions | None = None
+        self._features: Tensor | None = None
         transformer.patch_embedding.register_forward_hook(self._add_conditions)
 
     def forward(
@@ -124,7 +131,7 @@ class ViewTimeTransformer(nn.Module):
                 f"{self.patch_size[1]} x {self.patch_size[2]}"
             )
         self.grid.set(views, times, view_index, time_index)
-        self._conditions = conditions
+        self._conditions, self._features = conditions, None
         try:
             out = self.transformer(
                 hidden_states=to_video(x),
@@ -132,8 +139,10 @@ class ViewTimeTransformer(nn.Module):
                 encoder_hidden_states=conditions.text,
                 return_dict=False,
             )[0]
+            if self.prior_embedding is not None and self._features is not None:
+                out = self.prior_embedding.correct(out, self._features)
         finally:
-            self._conditions = None
+            self._conditions = self._features = None
         out = from_video(out, views)
         if self.config.prediction == "velocity":
             return out
@@ -157,12 +166,11 @@ class ViewTimeTransformer(nn.Module):
                 reference.to(embed.weight.dtype), embed.weight, embed.bias, embed.stride
             )
             tokens = tokens + embedded * mask
-        if conditions.prior is not None and conditions.valid is not None:
+        if conditions.prior is not None:
             if self.prior_embedding is None:
                 raise GeneratorError("this model was not made to take a prior")
-            tokens = tokens + self.prior_embedding(
-                conditions.prior, conditions.valid, conditions.known
-            )
+            self._features = self.prior_embedding(conditions)
+            tokens = tokens + self.prior_embedding.proj(self._features)
         return tokens
 
     @contextmanager
@@ -191,7 +199,7 @@ def new_transformer(
     """A fresh WanTransformer3DModel of the stock class, whose output is zero until trained."""
     from diffusers import WanTransformer3DModel
 
-    transformer = WanTransformer3DModel(
+    transformer: Any = WanTransformer3DModel(
         patch_size=patch_size,
         num_attention_heads=heads,
         attention_head_dim=head_dim,

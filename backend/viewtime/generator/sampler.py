@@ -7,6 +7,7 @@ It never draws noise itself and never knows of frames, only of latents.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def sample(
         if should_cancel is not None and should_cancel():
             raise Cancelled
 
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=1.0)
     scheduler.set_timesteps(sigmas=list(schedule), device=noise.device)
     config, batch = model.config, noise.shape[0]
     start = source(conditions, noise, sigma=config.sigma, sigma_invalid=config.sigma_invalid)
