@@ -102,6 +102,9 @@ def run(
         return result
     except BaseException as error:  # KeyboardInterrupt too: the folder must not stay half-written
         _abandon(out)
+        if isinstance(error, Exception) and reporter.should_cancel():
+            # The models stop with exceptions of their own; to our caller it is one thing.
+            raise Cancelled("the run was cancelled") from error
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise ViewtimeError(_disk_full(out)) from error
         if isinstance(error, MemoryError):
@@ -122,40 +125,30 @@ def _captured(capture: Capture, out: Path, options: RunOptions, report: Reporter
 
     rig = capture.rig
     assert rig is not None  # choose_route has seen to it
-    size = options.size
-    background: np.ndarray | None = None
-    read_seconds = 0.0
-    width = height = 0
-    cameras: Any = None
-
-    def first_grid() -> FrameGrid:
-        return grid_from_capture(_at_time(capture, 0), size)
-
-    grid = first_grid()
-    height, width = grid.frames.shape[3:]
-    cameras = rig.resized(width, height).cameras
+    first = grid_from_capture(_at_time(capture, 0), options.size)
+    rig = rig.resized(first.width, first.height)
     if capture.background is None:
-        images, depths = _time_slice(grid, 0)
-        background = background_from_sky(images, depths)
+        background = background_from_sky(*_time_slice(first))
     else:
         background = _triple(capture.background)
-    read_seconds += report.elapsed()
+    read_seconds = report.elapsed()
 
     def steps() -> Iterator[Gaussians]:
         nonlocal read_seconds
         for t in range(capture.times):
             before = time.monotonic()
-            current = grid if t == 0 else grid_from_capture(_at_time(capture, t), size)
-            images, depths = _time_slice(current, 0)
+            grid = first if t == 0 else grid_from_capture(_at_time(capture, t), options.size)
+            images, depths = _time_slice(grid)
             read_seconds += time.monotonic() - before
             report.check()
             # Noisy depth makes the colour refit paint the errors in: it is for exact depth only.
             yield fuse_views(
                 images,
                 depths,
-                cameras,
+                rig.cameras,
                 depth_noise=options.depth_noise,
                 refit=options.depth_noise == 0,
+                background=background,
             )
 
     report.stage("reconstruct", capture.times, f"fusing {capture.views} views per time")
@@ -175,8 +168,8 @@ def _captured(capture: Capture, out: Path, options: RunOptions, report: Reporter
         counts,
         capture.views,
         capture.times,
-        width,
-        height,
+        rig.cameras[0].width,
+        rig.cameras[0].height,
     )
 
 
@@ -215,7 +208,7 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
     frames = grid.frames
     if missing:
         report.stage("generate", options.steps, f"{missing} of {grid.known.size} frames missing")
-        from viewtime.generator import generate
+        from viewtime.generator.generate import generate
 
         frames = generate(
             _generator(options.generator),
@@ -328,12 +321,12 @@ def _at_time(capture: Capture, t: int) -> Capture:
     )
 
 
-def _time_slice(grid: FrameGrid, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (V, H, W, 3) and depths (V, H, W) of one time."""
+def _time_slice(grid: FrameGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Images (V, H, W, 3) and depths (V, H, W) of a grid of one time."""
     import numpy as np
 
     assert grid.depth is not None
-    return np.ascontiguousarray(grid.frames[:, t].transpose(0, 2, 3, 1)), grid.depth[:, t]
+    return np.ascontiguousarray(grid.frames[:, 0].transpose(0, 2, 3, 1)), grid.depth[:, 0]
 
 
 def _sky_colour(grid: FrameGrid) -> np.ndarray:

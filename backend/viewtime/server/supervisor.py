@@ -299,7 +299,7 @@ class Worker:
             lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             lines = []
-        tail = [line.strip() for line in lines if line.strip()][-LOG_TAIL_LINES:]
+        tail = _telling([line.strip() for line in lines if line.strip()])
         return f"{how}; its last lines: {' | '.join(tail)}" if tail else how
 
     def _read(self) -> None:
@@ -312,6 +312,18 @@ class Worker:
             if isinstance(message, dict):
                 self._inbox.put(("message", (self, message)))
         self._inbox.put(("gone", self))
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """The few lines of a log that tell a person what happened."""
+    fatal = [n for n, line in enumerate(lines) if line.startswith("Fatal Python error")]
+    if not fatal:
+        return lines[-LOG_TAIL_LINES:]
+    # A crash in C code: Python lists the frames of every thread, the one that crashed marked.
+    dump = lines[fatal[-1] :]
+    current = [n for n, line in enumerate(dump) if line.startswith("Current thread")]
+    frames = dump[current[0] + 1 :][: LOG_TAIL_LINES - 1] if current else []
+    return [dump[0], *frames]
 
 
 # A console window would flash up over Blender for each worker.
