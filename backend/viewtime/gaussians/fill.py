@@ -80,5 +80,6 @@ def _doubled(image: Float32, height: int, width: int) -> Float32:
         before = np.concatenate([image[:1], image[:-1]])
         after = np.concatenate([image[1:], image[-1:]])
         pairs = np.stack([0.75 * image + 0.25 * before, 0.75 * image + 0.25 * after], 1)
-        image = np.moveaxis(pairs.reshape(-1, *image.shape[1:])[:size], 0, axis)
-    return image.astype(np.float32)
+        doubled = pairs.reshape(-1, *image.shape[1:])[:size].astype(np.float32)
+        image = np.moveaxis(doubled, 0, axis)
+    return image

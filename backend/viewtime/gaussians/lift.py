@@ -74,6 +74,14 @@ def is_surface(depth: NDArray[np.floating]) -> NDArray[np.bool_]:
     return np.isfinite(depth) & (depth > 0) & (depth < SKY)
 
 
+def clean_depth(depth: NDArray[np.floating]) -> Float32:
+    """Depth with one spelling: planar z, sky as inf (from 1e9 on), and nan where nothing is known
+    (nan, or not in front of the camera)."""
+    depth = np.asarray(depth, np.float32)
+    sky = np.where(depth >= SKY, np.float32(np.inf), depth)
+    return np.where(depth > 0, sky, np.float32(np.nan))
+
+
 def _slopes(inverse: NDArray[np.float64], axis: int) -> tuple[NDArray, NDArray]:
     """Slope of w = 1/z per pixel along an axis, and its relative second difference.
 
@@ -210,7 +218,10 @@ def surfels(
         np.ascontiguousarray(slope_x).ravel(),
         np.ascontiguousarray(slope_y).ravel(),
         float(footprint),
-        *out.values(),
+        out["means"],
+        out["scales"],
+        out["rotations"],
+        out["normals"],
         cosine,
         area,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from viewtime.gaussians.fill import push_pull, segments
-from viewtime.gaussians.lift import Surfels, is_surface, surfels
+from viewtime.gaussians.lift import Surfels, clean_depth, surfels
 from viewtime.gaussians.ops import concatenate
 from viewtime.gaussians.project import SAME, THROUGH, judge_points, project_points
 from viewtime.gaussians.raster_cpu import Rendered, render
@@ -89,6 +89,7 @@ class _Fate:
 
 
 def _difference(a: Float32, b: Float32) -> Float32:
+    """Colour difference (...): mean over the channels of the absolute difference."""
     return np.abs(a - b).mean(axis=-1)
 
 
@@ -164,7 +165,7 @@ def _references(
         if np.isnan(depth).all():
             raise CaptureError(f"prior: reference frame of view {v} at time {t} has no depth")
         image = np.ascontiguousarray(grid.frames[v, t].transpose(1, 2, 0))
-        depth = np.where(is_surface(depth) | np.isnan(depth), depth, np.inf).astype(np.float32)
+        depth = clean_depth(depth)
         return _Frame(image, depth, cameras[v], surfels(image, depth, cameras[v]))
 
     row = [frame(fixed_view, t) for t in range(times)]
@@ -178,7 +179,7 @@ def _cell(
     """Choose for each pixel of one cell. Returns image (H, W, 3), depth (H, W), source (H, W)."""
     a = render(splat, column.camera)
     seen = a.alpha > MIN_ALPHA
-    a_color = a.color / np.maximum(a.alpha, MIN_ALPHA)[..., None]
+    a_color = (a.color / np.maximum(a.alpha, MIN_ALPHA)[..., None]).astype(np.float32)
     kept = ~np.isnan(column.depth)
     kept.ravel()[column.disks.pixel[gone]] = False
     with np.errstate(invalid="ignore"):

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from viewtime_formats.gaussians import Gaussians
-from viewtime_formats.rig import Camera
 
-from viewtime.gaussians.lift import Surfels, is_surface, surfels
+from viewtime.gaussians.lift import Surfels, clean_depth, surfels
 from viewtime.gaussians.ops import concatenate
 from viewtime.gaussians.project import SAME, THROUGH, judge_points, project_points
 from viewtime.gaussians.raster_cpu import render
+from viewtime_formats.gaussians import Gaussians
+from viewtime_formats.rig import Camera
 
 Float32 = NDArray[np.float32]
 
@@ -37,7 +37,7 @@ def background_from_sky(images: NDArray[np.floating], depths: NDArray[np.floatin
     Returns:
         (3,) float32; black where no pixel shows the sky.
     """
-    sky = ~is_surface(depths) & ~np.isnan(depths)
+    sky = np.isinf(clean_depth(depths))
     if not sky.any():
         return np.zeros(3, np.float32)
     return np.median(images[sky], axis=0).astype(np.float32)
@@ -114,7 +114,7 @@ def fuse_views(
             f"fuse_views: images {images.shape}, depths {depths.shape}, {len(cameras)} cameras"
         )
     sky = background_from_sky(images, depths) if background is None else np.asarray(background)
-    depths = np.where(is_surface(depths) | np.isnan(depths), depths, np.float32(np.inf))
+    depths = clean_depth(depths)
     disks = [surfels(*view) for view in zip(images, depths, cameras)]
     disks = _fused(disks, depths, cameras, depth_noise)
     rgb = [view.rgb.copy() for view in disks]
