@@ -7,6 +7,7 @@ from __future__ import annotations
 import bpy
 import numpy as np
 from mathutils import Matrix
+
 from viewtime_formats.errors import RigError
 from viewtime_formats.rig import Camera
 

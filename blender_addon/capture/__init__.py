@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From scene cameras to a Capture folder: rigs (rig.py), rendered cells (render.py), operators (ops.py).
+"""From scene cameras to a Capture folder: rigs (rig), rendered cells (render), operators (ops).
 It leaves the scene as it found it, and never talks to the backend."""

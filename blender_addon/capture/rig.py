@@ -11,6 +11,7 @@ import bpy
 import numpy as np
 from bpy.props import EnumProperty, FloatProperty, FloatVectorProperty, IntProperty
 from mathutils import Matrix, Vector
+
 from viewtime_formats.errors import RigError
 
 from ..conventions import rigid_pose
