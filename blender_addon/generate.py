@@ -7,9 +7,6 @@ from __future__ import annotations
 import bpy
 from bpy.props import BoolProperty
 
-from viewtime_formats.capture import read_capture
-from viewtime_formats.errors import ViewtimeError
-
 from . import preferences, readiness, session
 from .backend.watch import Request
 
@@ -44,7 +41,7 @@ class VIEWTIME_OT_generate(bpy.types.Operator):
         try:
             request, job_id = self._subject(scene)
             current = session.follow(scene, request, job_id)
-        except (readiness.NotReady, ViewtimeError, OSError) as error:
+        except (readiness.NotReady, OSError) as error:
             session.show(scene, state="failed", message=session.sentence(str(error)))
             self.report({"ERROR"}, session.sentence(str(error)))
             return {"CANCELLED"}
@@ -60,12 +57,13 @@ class VIEWTIME_OT_generate(bpy.types.Operator):
             if not settings.job_id:
                 raise readiness.NotReady("This scene has no job to follow")
             return None, settings.job_id
-        reason = readiness.missing_for_generate(scene, preferences.backend_python())
+        reason = readiness.missing_for_generate(
+            scene, preferences.backend_python(), preferences.announced()
+        )
         if reason:
             raise readiness.NotReady(reason)
         capture = readiness.absolute_folder(settings.capture_folder, "the capture folder")
         output = readiness.absolute_folder(settings.output_folder, "the output folder")
-        read_capture(capture)
         options = {
             "route": settings.route.lower(),
             "steps": settings.steps,

@@ -116,7 +116,9 @@ class VIEWTIME_PT_generate(_SidebarPanel, bpy.types.Panel):
         if session.current() is not None:
             self.draw_progress(layout, settings)
         else:
-            missing = readiness.missing_for_generate(scene, preferences.backend_python())
+            missing = readiness.missing_for_generate(
+                scene, preferences.backend_python(), preferences.announced()
+            )
             self.step(context, missing).operator("viewtime.generate", icon="PLAY")
             self.draw_last_job(context, layout, settings)
         row = layout.row(align=True)

@@ -53,14 +53,20 @@ def backend_python() -> str:
     return bpy.path.abspath(chosen) if chosen else ""
 
 
-def data_dir() -> Path:
+def data_dir(*, create: bool = True) -> Path:
     """Folder of the backend's data. Raises OSError when it cannot be made."""
     chosen = preferences().data_dir
-    if chosen:
-        folder = Path(bpy.path.abspath(chosen))
+    if not chosen:
+        return Path(bpy.utils.extension_path_user(__package__, path="backend", create=create))
+    folder = Path(bpy.path.abspath(chosen))
+    if create:
         folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    return Path(bpy.utils.extension_path_user(__package__, path="backend", create=True))
+    return folder
+
+
+def announced() -> bool:
+    """Whether a backend started by hand says in the data folder that it runs."""
+    return (data_dir(create=False) / "backend.json").is_file()
 
 
 CLASSES = (ViewtimePreferences,)

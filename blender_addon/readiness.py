@@ -51,8 +51,12 @@ def missing_for_capture(scene: bpy.types.Scene) -> str | None:
     return _reason(settings.capture_folder, "the capture folder")
 
 
-def missing_for_generate(scene: bpy.types.Scene, backend_python: str) -> str | None:
-    """backend_python: the interpreter from the preferences, "" when none is set."""
+def missing_for_generate(
+    scene: bpy.types.Scene, backend_python: str, announced: bool = False
+) -> str | None:
+    """backend_python: the interpreter from the preferences, "" when none is set.
+    announced: whether a backend started by hand is there, so that none need be started.
+    """
     settings = scene.viewtime
     try:
         capture = absolute_folder(settings.capture_folder, "the capture folder")
@@ -63,6 +67,8 @@ def missing_for_generate(scene: bpy.types.Scene, backend_python: str) -> str | N
         return f"There is no capture in {capture}: capture the scene first"
     if capture == output or capture in output.parents or output in capture.parents:
         return "Choose an output folder outside the capture folder"
+    if announced:
+        return None
     if not backend_python:
         return "Choose the backend's Python in the preferences of Viewtime"
     if not Path(backend_python).is_file():

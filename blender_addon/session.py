@@ -12,9 +12,12 @@ from pathlib import Path
 import bpy
 from bpy.app.handlers import persistent
 
+from viewtime_formats.capture import read_capture
+from viewtime_formats.errors import ViewtimeError
+
 from . import preferences
 from .backend import BackendError
-from .backend.process import Keeper, stop_all
+from .backend.process import Backend, Keeper, stop_all
 from .backend.watch import FINAL_STATES, Request, Update, Watcher
 from .properties import JOB_ACTIVE
 
@@ -170,15 +173,30 @@ def backend_choice() -> tuple[str, Path]:
 
 
 def follow(scene: bpy.types.Scene, request: Request | None, job_id: str | None) -> Session:
+    """Submit the request, or follow the job that exists, in a thread. Raises OSError."""
     global _session
     python, data_dir = backend_choice()
-    watcher = Watcher(lambda: keeper.get(python, data_dir), request, job_id)
+
+    def open_backend() -> Backend:
+        if request is not None:
+            _check_capture(request.capture)
+        return keeper.get(python, data_dir)
+
+    watcher = Watcher(open_backend, request, job_id)
     _session = Session(scene, watcher)
     show(scene, state="submitting", message="Starting the backend", progress=0.0, eta=-1.0)
     watcher.start()
     if not bpy.app.background:
         _ensure_timer()
     return _session
+
+
+def _check_capture(folder: str) -> None:
+    """Refuse a broken capture before a backend is started. Slow for thousands of frames."""
+    try:
+        read_capture(folder)
+    except ViewtimeError as error:
+        raise BackendError(str(error)) from error
 
 
 def show(

@@ -132,4 +132,7 @@ def _refusal(answer: requests.Response) -> str:
         parts = (f"{'.'.join(map(str, e.get('loc', [])))}: {e.get('msg', '')}" for e in detail)
         detail = "; ".join(parts)
     text = " ".join(str(detail).split()) or answer.reason
+    # These are about what was asked, in sentences written for people; the rest is about us.
+    if answer.status_code in (404, 409, 422):
+        return text
     return f"the backend refused: {text} (HTTP {answer.status_code})"

@@ -54,7 +54,8 @@ class Update:
 class Watcher:
     """Follows one job: a new one (request) or one that exists (job_id).
 
-    open_backend is called in the thread and may block; it raises BackendError in words.
+    open_backend is called in the thread, may block, and may check the request beforehand; it
+    raises BackendError in words.
     """
 
     def __init__(
@@ -116,11 +117,10 @@ class Watcher:
             finally:
                 client.close()
         except BackendError as error:
-            self._put("broken", {"message": str(error)})
+            self._put_failure(str(error))
         except Exception as error:
             traceback.print_exc()
-            message = f"internal error, {type(error).__name__}: {error} (see the console)"
-            self._put("broken", {"message": message})
+            self._put_failure(f"internal error, {type(error).__name__}: {error} (see the console)")
 
     def _find_job(self, backend: Backend, client: Client) -> dict[str, Any]:
         """The job to follow, submitted now where it does not exist yet."""
@@ -218,6 +218,13 @@ class Watcher:
             pass  # Whoever follows the job meets the same trouble and says it in words.
         finally:
             client.close()
+
+    def _put_failure(self, message: str) -> None:
+        """No job came of it, or there is one that goes on unseen."""
+        if self._job_id is None:
+            self._put("end", {"state": "failed", "error": message, "message": ""})
+        else:
+            self._put("broken", {"message": message})
 
     def _put(self, kind: str, data: dict[str, Any]) -> None:
         # The main thread may be busy for minutes (a render). The backend keeps the events, so

@@ -286,7 +286,7 @@ def test_generate_brings_the_splats_into_the_scene(scene, tmp_path) -> None:
 
 
 def test_cancel_answers_within_a_second_and_leaves_nothing_behind(addon, scene, tmp_path) -> None:
-    folder = write_capture(tmp_path / "long", times=4000)
+    folder = write_capture(tmp_path / "long", times=600)
     scene.viewtime.capture_folder = str(folder)
     assert bpy.ops.viewtime.generate(wait=False) == {"FINISHED"}
     until(lambda: addon.session.pump(0.1) == "running" and scene.viewtime.job_progress > 0, 60)
@@ -305,15 +305,15 @@ def test_cancelling_before_the_backend_is_up_submits_nothing(addon, scene) -> No
     bpy.ops.viewtime.generate(wait=False)
     bpy.ops.viewtime.cancel()
     assert scene.viewtime.job_state == "cancelled" and addon.session.current() is None
-    backend = until(addon.session.keeper.current)
-    jobs = until(lambda: not [j for j in backend.client.jobs() if j["state"] == "running"])
-    assert jobs
+    # The thread was on its way to start the backend; only its end shows what it did there.
+    addon.session._session.watcher._thread.join(60)
+    assert addon.session.keeper.current().client.twin().jobs() == []
 
 
 def test_a_backend_that_dies_mid_job_is_one_message_and_generate_goes_on(
     addon, scene, tmp_path
 ) -> None:
-    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=300))
+    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=100))
     bpy.ops.viewtime.generate(wait=False)
     until(lambda: addon.session.pump(0.1) == "running" and scene.viewtime.job_progress > 0, 60)
     job, dead = scene.viewtime.job_id, addon.session.keeper.current()
@@ -330,7 +330,7 @@ def test_a_backend_that_dies_mid_job_is_one_message_and_generate_goes_on(
 
 
 def test_a_reopened_file_finds_its_job_again(addon, scene, tmp_path) -> None:
-    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=300))
+    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=100))
     bpy.ops.viewtime.generate(wait=False)
     until(lambda: addon.session.pump(0.1) == "running", 60)
     job = scene.viewtime.job_id
@@ -376,7 +376,7 @@ def refusal(**arguments: object) -> str:
 def test_a_broken_capture_is_refused_before_any_backend_starts(addon, scene, tmp_path) -> None:
     (tmp_path / "capture" / "1.png").unlink()
     assert "1.png" in refusal()
-    assert "1.png" in scene.viewtime.job_message
+    assert "1.png" in scene.viewtime.job_message and scene.viewtime.job_state == "failed"
     assert addon.session.keeper.current() is None
 
 
@@ -401,7 +401,7 @@ def test_a_second_job_waits_for_the_first(addon, scene, tmp_path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGSTOP")
 def test_a_backend_that_hangs_does_not_hang_cancel(addon, scene, tmp_path) -> None:
-    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=4000))
+    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=600))
     bpy.ops.viewtime.generate(wait=False)
     until(lambda: addon.session.pump(0.1) == "running", 60)
     process = addon.session.keeper.current().process
