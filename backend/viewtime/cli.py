@@ -107,23 +107,33 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _convert_photos(arguments: argparse.Namespace) -> int:
-    from viewtime.convert import convert_photos
+    from viewtime.convert import photos_to_capture, what_happens
 
-    capture = convert_photos(arguments.folder, arguments.capture)
-    print(f"{_described(capture)} -> {arguments.capture}")
+    capture = photos_to_capture(arguments.folder, arguments.capture)
+    print(f"{what_happens(capture)} -> {arguments.capture}")
     return 0
 
 
 def _convert_video(arguments: argparse.Namespace) -> int:
-    from viewtime.convert import convert_video
+    from viewtime.convert import video_to_capture, what_happens
 
-    capture = convert_video(arguments.file, arguments.capture, times=arguments.times)
-    print(f"{_described(capture)} -> {arguments.capture}")
+    capture = video_to_capture(
+        arguments.file,
+        arguments.capture,
+        times=arguments.times,
+        size=arguments.size,
+        prompt=arguments.prompt,
+    )
+    print(f"{what_happens(capture)} -> {arguments.capture}")
     return 0
 
 
 def _train(arguments: argparse.Namespace) -> int:
     _set_threads(arguments.threads)
+    if arguments.config is not None and not arguments.config.is_file():
+        from viewtime_formats.errors import ViewtimeError
+
+        raise ViewtimeError(f"{arguments.config}: there is no such file; a configuration is needed")
     import importlib
 
     recipe = importlib.import_module(f"viewtime.training.{arguments.what}")
@@ -199,7 +209,9 @@ def _parser() -> argparse.ArgumentParser:
     video = _command(kinds, "video", _convert_video, "a video as the fixed-view clip")
     video.add_argument("file", type=Path)
     video.add_argument("capture", type=Path)
-    video.add_argument("--times", type=int, default=None, help="number of frames to take")
+    video.add_argument("--times", type=int, default=None, help="number of frames to take, 1 + 4k")
+    video.add_argument("--size", type=int, help="height in pixels (default: the video's own)")
+    video.add_argument("--prompt", default="", help="what the clip shows")
 
     train = _command(commands, "train", _train, "train one of the bundled models")
     train.add_argument("what", choices=("generator", "reconstructor"))
@@ -230,12 +242,6 @@ def _set_threads(count: int | None) -> None:
         raise ViewtimeError(f"--threads is {count}; a whole number of 1 or more is needed")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(count)
-
-
-def _described(capture: Any) -> str:
-    depth = "with depth" if capture.has_depth else "without depth"
-    rig = "with a rig" if capture.rig is not None else "without a rig"
-    return f"{capture.views} views x {capture.times} times, {depth}, {rig}"
 
 
 class ProgressLine:

@@ -91,10 +91,10 @@ def examine_models() -> list[Finding]:
                 "Viewtime or train them: viewtime train generator, viewtime train reconstructor",
             )
         ]
-    return [_model(folder) for folder in folders]
+    return [examine_model(folder) for folder in folders]
 
 
-def _model(folder: Path) -> Finding:
+def examine_model(folder: Path) -> Finding:
     name = f"model {folder.name}"
     again = "install Viewtime again: the file is damaged or incomplete"
     weights = sorted(folder.rglob("*.safetensors"))

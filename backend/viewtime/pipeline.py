@@ -176,9 +176,10 @@ def _captured(capture: Capture, out: Path, options: RunOptions, report: Reporter
 def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporter) -> RunResult:
     """References to the full grid with the generator, then to splats with the reconstructor."""
     seconds = {"read": 0.0, "prior": 0.0, "generate": 0.0, "reconstruct": 0.0}
-    report.stage("read", 0, "reading the references")
+    from viewtime.convert import what_happens
     from viewtime.grid import FrameGrid, grid_from_capture, write_grid
 
+    report.stage("read", 0, what_happens(capture))
     grid = grid_from_capture(capture, options.size or GENERATED_SIZE)
     height, width = grid.frames.shape[3:]
     rig = capture.rig.resized(width, height) if capture.rig is not None else None
@@ -201,6 +202,7 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
             fixed_view,
             freeze_time,
             background=(0.0, 0.0, 0.0) if background is None else background,
+            depth_noise=options.depth_noise,
         )
         seconds["prior"] = report.elapsed()
         report.check()
@@ -290,27 +292,33 @@ def _write_steps(
 # ---- helpers -----------------------------------------------------------------------------------
 
 
-_loaded: dict[str, tuple[str, Any]] = {}
-
-
-def _warm(kind: str, name: str, load: Callable[[str], Any]) -> Any:
-    """The model of this name, kept for the next run; one per kind, so that memory is bounded."""
-    if _loaded.get(kind, ("", None))[0] != name:
-        _loaded.pop(kind, None)
-        _loaded[kind] = (name, load(name))
-    return _loaded[kind][1]
+_warm: dict[str, tuple[Any, Any]] = {}
 
 
 def _generator(name: str) -> Any:
     from viewtime.generator import load_generator
 
-    return _warm("generator", name, load_generator)
+    return _kept("generator", name, load_generator)
 
 
 def _reconstructor(name: str) -> Any:
     from viewtime.reconstructor.model import load_reconstructor
 
-    return _warm("reconstructor", name, load_reconstructor)
+    return _kept("reconstructor", name, load_reconstructor)
+
+
+def _kept(kind: str, name: str, load: Callable[..., Any]) -> Any:
+    """The model of this name, kept for the next run; one per kind, so that memory is bounded."""
+    import torch
+
+    # Weights that were trained further since the last run are not the same model.
+    files = sorted(Path(name).rglob("*.safetensors")) if Path(name).is_dir() else []
+    key = name, [(str(path), path.stat().st_mtime_ns) for path in files]
+    if kind not in _warm or _warm[kind][0] != key:
+        _warm.pop(kind, None)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        _warm[kind] = key, load(name, device=device)
+    return _warm[kind][1]
 
 
 def _at_time(capture: Capture, t: int) -> Capture:

@@ -16,8 +16,9 @@ RUN_FILE = "run.json"
 MARKER = ".viewtime-run.json"
 PREVIOUS = ".viewtime-previous"
 OUTPUTS = ("grid", "splats", RUN_FILE)
-# Files that operating systems drop into any folder a person has looked at.
-LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
+# Files that operating systems drop into any folder a person has looked at, and our own JSON when
+# the process died while writing it; the next run writes over those.
+LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", MARKER + ".part", RUN_FILE + ".part")
 
 
 class OutputError(ViewtimeError):
