@@ -35,6 +35,8 @@ DEPTH_TOLERANCE = 0.02
 """Relative depth difference of one surface seen twice; twice the depth's noise is added."""
 SHADOW = 0.12
 """Colour difference over which the fixed view's pixel of this time replaces the column's."""
+CHANGED = 0.04
+"""Colour difference over which a pixel of the fixed view differs from the freeze time."""
 RECOLOURED = 0.25
 """Colour difference over which a point, seen again at another time, is not the same surface."""
 GONE_SHARE = 0.75
@@ -81,6 +83,15 @@ class _Frame:
 
 
 @dataclass(frozen=True, eq=False)
+class _Clip:
+    """The fixed view's clip: its frames, and changed (T, H, W) bool, where a frame differs from the
+    one at the freeze time. Nothing but a change there can overrule a column frame."""
+
+    frames: list[_Frame]
+    changed: Bool
+
+
+@dataclass(frozen=True, eq=False)
 class _Fate:
     """What becomes of a column frame's surface pixels: gone (T, N) at each time, moves (N,)."""
 
@@ -101,19 +112,46 @@ def _spread(gone: Bool, judged: Bool, segment: NDArray[np.int64]) -> Bool:
     return gone | (ayes > GONE_SHARE * votes)[segment]
 
 
-def _fate(column: _Frame, row: list[_Frame], freeze_time: int, tolerance: float) -> _Fate:
+def _changed(row: list[_Frame], freeze_time: int, tolerance: float) -> Bool:
+    """(T, H, W): pixels, and those next to them, with another depth or colour than at the freeze
+    time."""
+    then = row[freeze_time]
+    masks = []
+    for frame in row:
+        with np.errstate(invalid="ignore"):
+            nearer = np.minimum(frame.depth, then.depth)
+            moved = ~(np.abs(frame.depth - then.depth) <= tolerance * nearer)
+        moved &= ~(np.isinf(frame.depth) & np.isinf(then.depth))
+        masks.append(_grown(moved | (_difference(frame.image, then.image) > CHANGED)))
+    return np.stack(masks)
+
+
+def _grown(mask: Bool) -> Bool:
+    """The mask (H, W) and the pixels next to it, corners included."""
+    for axis in (0, 1):
+        before, after = np.roll(mask, 1, axis), np.roll(mask, -1, axis)
+        np.moveaxis(before, axis, 0)[0] = False
+        np.moveaxis(after, axis, 0)[-1] = False
+        mask = mask | before | after
+    return mask
+
+
+def _fate(column: _Frame, clip: _Clip, freeze_time: int, tolerance: float) -> _Fate:
     """Follow a column frame's points through the fixed view's clip."""
+    row = clip.frames
     disks, count, times = column.disks, len(column.disks), len(row)
     through, same = np.zeros((times, count), bool), np.zeros((times, count), bool)
     recoloured = np.zeros((times, count), bool)
     pixel, z = project_points(disks.means, row[0].camera)
     for t, frame in enumerate(row):
         verdict = judge_points(pixel, z, frame.depth, tolerance)
-        through[t] = verdict == THROUGH
+        changed = clip.changed[t].ravel()[pixel]
+        through[t] = (verdict == THROUGH) & changed
         same[t] = verdict == SAME
         seen = np.flatnonzero(same[t])
         colour = frame.image.reshape(-1, 3)[pixel[seen]]
         recoloured[t, seen] = _difference(colour, disks.rgb[seen]) > RECOLOURED
+        recoloured[t] &= changed
     others = np.arange(times) != freeze_time
     moves = (through[others] | recoloured[others]).any(axis=0)
     judged = (through[others] | same[others]).any(axis=0)
@@ -173,18 +211,29 @@ def _references(
     return row, columns
 
 
+def _news(shown: Rendered, camera: Camera, fixed: Camera, changed: Bool) -> Bool:
+    """Where a camera is shown something that changed in the fixed view since the freeze time."""
+    rows, columns = np.nonzero(shown.alpha > MIN_ALPHA)
+    k, z = camera.intrinsics, shown.depth[rows, columns]
+    x, y = (columns + 0.5 - k[0, 2]) / k[0, 0], (rows + 0.5 - k[1, 2]) / k[1, 1]
+    points = (np.stack([x * z, y * z, z], -1) - camera.translation) @ camera.rotation
+    pixel, _ = project_points(points.astype(np.float32), fixed)
+    news = np.zeros_like(shown.alpha, bool)
+    news[rows, columns] = (pixel < 0) | changed.ravel()[pixel]
+    return news
+
+
 def _cell(
-    column: _Frame, gone: Bool, splat: Gaussians, behind: Rendered, tolerance: float
+    column: _Frame, gone: Bool, a: Rendered, news: Bool, behind: Rendered, tolerance: float
 ) -> tuple[Float32, Float32, NDArray[np.uint8]]:
     """Choose for each pixel of one cell. Returns image (H, W, 3), depth (H, W), source (H, W)."""
-    a = render(splat, column.camera)
     seen = a.alpha > MIN_ALPHA
     a_color = (a.color / np.maximum(a.alpha, MIN_ALPHA)[..., None]).astype(np.float32)
     kept = ~np.isnan(column.depth)
     kept.ravel()[column.disks.pixel[gone]] = False
     with np.errstate(invalid="ignore"):
-        nearer = seen & (a.depth < column.depth * (1 - tolerance))
-        agrees = seen & ~nearer & (a.depth <= column.depth * (1 + tolerance))
+        nearer = seen & news & (a.depth < column.depth * (1 - tolerance))
+        agrees = seen & news & ~nearer & (a.depth <= column.depth * (1 + tolerance))
     changed = agrees & np.isfinite(column.depth) & (_difference(a_color, column.image) > SHADOW)
     from_column = kept & ~nearer & ~changed
     from_row = seen & ~from_column
@@ -227,13 +276,16 @@ def reprojection_prior(
     frames = grid.frames.astype(np.float32, copy=True)
     depth = np.full((views, times, height, width), np.nan, np.float32)
     source = np.full((views, times, height, width), HOLE, np.uint8)
-    fates = {v: _fate(column, row, freeze_time, tolerance) for v, column in columns.items()}
+    clip = _Clip(row, _changed(row, freeze_time, tolerance))
+    fates = {v: _fate(column, clip, freeze_time, tolerance) for v, column in columns.items()}
     still = _still(columns, fates, row)
     splats = [frame.disks.gaussians() for frame in row]
     for v, column in columns.items():
         behind = render(still, column.camera)
         for t in np.flatnonzero(~grid.known[v]):
-            cell = _cell(column, fates[v].gone[t], splats[t], behind, tolerance)
+            shown = render(splats[t], column.camera)
+            news = _news(shown, column.camera, row[t].camera, clip.changed[t])
+            cell = _cell(column, fates[v].gone[t], shown, news, behind, tolerance)
             frames[v, t] = push_pull(cell[0], cell[2] != HOLE, background).transpose(2, 0, 1)
             depth[v, t], source[v, t] = cell[1], cell[2]
     assert grid.depth is not None
