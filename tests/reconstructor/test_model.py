@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model's structure: silent additions, one camera per view, batches, upstream's names."""
+
+import numpy as np
+import pytest
+import torch
+
+from viewtime.models import ModelError
+from viewtime.reconstructor.heads import DepthHead
+from viewtime.reconstructor.layers import Rope2D, uv_embedding
+from viewtime.reconstructor.model import (
+    Reconstructor,
+    ReconstructorConfig,
+    load_reconstructor,
+    save_reconstructor,
+)
+
+TINY = ReconstructorConfig(
+    dim=32, depth=4, heads=2, camera_heads=2, head_channels=(8, 8, 8, 8), head_features=8)
+
+
+@pytest.fixture
+def model() -> Reconstructor:
+    torch.manual_seed(0)
+    return Reconstructor(TINY).eval()
+
+
+def awake(model: Reconstructor) -> Reconstructor:
+    """The same model with every silent layer given random weights."""
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if not parameter.detach().any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def frames(batch: int = 1, times: int = 3, views: int = 2) -> torch.Tensor:
+    torch.manual_seed(2)
+    return torch.rand(batch, times, views, 3, 16, 24)
+
+
+def test_fresh_temporal_blocks_change_nothing_to_the_last_bit(model):
+    with torch.no_grad():
+        with_blocks = model(frames())
+        without = model(frames(), temporal=False)
+        alone = [model(frames()[:, t : t + 1]) for t in range(3)]
+    assert torch.equal(with_blocks.depth, without.depth)
+    assert torch.equal(with_blocks.confidence, without.confidence)
+    for t in range(3):
+        torch.testing.assert_close(with_blocks.depth[:, t], alone[t].depth[:, 0])
+
+
+def test_awake_temporal_blocks_let_timesteps_see_each_other(model):
+    awake(model)
+    other = frames()
+    other[:, 2] = torch.rand_like(other[:, 2])
+    with torch.no_grad():
+        first, second = model(frames()).depth[:, 0], model(other).depth[:, 0]
+        still = model(other, temporal=False).depth[:, 0]
+        reference = model(frames(), temporal=False).depth[:, 0]
+    assert (first - second).abs().max() > 1e-4
+    assert torch.equal(still, reference)
+
+
+def test_cameras_are_those_of_the_first_timestep_at_every_timestep(model):
+    awake(model)
+    with torch.no_grad():
+        poses = model(frames()).poses
+        changed = frames()
+        changed[:, 1:] = 0.0
+        later = model(changed, temporal=False).poses[-1]
+        reference = model(frames(), temporal=False).poses[-1]
+    assert len(poses) == 4
+    for pose in poses:
+        assert pose.shape == (1, 3, 2, 9)
+        assert torch.equal(pose, pose[:, :1].expand_as(pose))
+    assert torch.equal(later, reference)
+
+
+def test_a_batch_gives_what_its_samples_give_alone(model):
+    awake(model)
+    both = frames(batch=2)
+    with torch.no_grad():
+        together = model(both)
+        for b in range(2):
+            alone = model(both[b : b + 1])
+            torch.testing.assert_close(together.depth[b], alone.depth[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                together.poses[-1][b], alone.poses[-1][0], rtol=1e-4, atol=1e-5)
+
+
+def test_views_after_the_first_may_change_places(model):
+    awake(model)
+    x = frames(times=1, views=3)
+    with torch.no_grad():
+        depth = model(x).depth
+        swapped = model(x[:, :, [0, 2, 1]]).depth
+        moved = model(x[:, :, [1, 0, 2]]).depth
+    torch.testing.assert_close(swapped, depth[:, :, [0, 2, 1]], rtol=1e-4, atol=1e-5)
+    assert (moved - depth[:, :, [1, 0, 2]]).abs().max() > 1e-4  # view 0 is the reference
+
+
+def test_rays_are_ignored_until_trained_and_used_then(model):
+    rays = torch.rand(1, 2, 6, 16, 24)
+    with torch.no_grad():
+        plain = model(frames())
+        assert torch.equal(model(frames(), rays).depth, plain.depth)
+        awake(model)
+        assert (model(frames(), rays).depth - model(frames()).depth).abs().max() > 1e-4
+
+
+def test_depth_is_positive_and_confidence_at_least_one(model):
+    with torch.no_grad():
+        p = model(frames())
+    assert p.depth.shape == p.confidence.shape == p.surface.shape == (1, 3, 2, 16, 24)
+    assert (p.depth > 0).all() and (p.confidence >= 1).all()
+
+
+def test_state_keys_of_the_trunk_and_heads_are_those_of_vggt(model):
+    keys = set(model.state_dict())
+    stock = [
+        "aggregator.camera_token", "aggregator.register_token",
+        "aggregator.patch_embed.proj.weight", "camera_head.empty_pose_tokens",
+        "camera_head.embed_pose.bias", "camera_head.poseLN_modulation.1.weight",
+        "camera_head.pose_branch.fc2.weight", "camera_head.token_norm.weight",
+        "camera_head.trunk_norm.weight", "camera_head.trunk.0.attn.qkv.weight",
+        "depth_head.norm.weight", "depth_head.projects.3.weight",
+        "depth_head.resize_layers.0.weight", "depth_head.resize_layers.3.bias",
+        "depth_head.scratch.layer4_rn.weight", "depth_head.scratch.refinenet4.out_conv.bias",
+        "depth_head.scratch.refinenet1.resConfUnit1.conv2.weight",
+        "depth_head.scratch.output_conv1.weight", "depth_head.scratch.output_conv2.2.weight",
+    ]
+    for part in ("norm1.weight", "attn.qkv.bias", "attn.q_norm.weight", "attn.k_norm.bias",
+                 "attn.proj.weight", "ls1.gamma", "norm2.bias", "mlp.fc1.weight",
+                 "mlp.fc2.bias", "ls2.gamma"):
+        stock += [f"aggregator.{kind}_blocks.3.{part}" for kind in ("frame", "global")]
+    assert not [key for key in stock if key not in keys]
+    assert "depth_head.scratch.refinenet4.resConfUnit1.conv1.weight" not in keys
+    assert "camera_head.trunk.0.attn.q_norm.weight" not in keys
+
+
+def test_at_full_size_the_depth_head_has_exactly_upstreams_parameters():
+    with torch.device("meta"):
+        head = DepthHead(2048, 14, (256, 512, 1024, 1024), 256, layers=(4, 11, 17, 23),
+                         own_parts=False)
+    assert sum(p.numel() for p in head.parameters()) == 32_654_562
+
+
+def test_rotary_scores_depend_on_distance_only():
+    rope = Rope2D()
+    torch.manual_seed(3)
+    q, k = torch.randn(1, 16), torch.randn(1, 16)
+
+    def score(a, b):
+        one = Rope2D.apply(q, rope.table(torch.tensor([a]), 16))
+        two = Rope2D.apply(k, rope.table(torch.tensor([b]), 16))
+        return float((one * two).sum())
+
+    assert score((1, 2), (4, 3)) == pytest.approx(score((5, 7), (8, 8)), abs=1e-5)
+    assert score((1, 2), (4, 3)) != pytest.approx(score((1, 2), (3, 4)), abs=1e-3)
+
+
+def test_the_picture_embedding_is_symmetric_about_the_middle():
+    e = uv_embedding(6, 8, 16)
+    assert e.shape == (16, 6, 8)
+    torch.testing.assert_close(e[:4], -e[:4].flip(-1))  # sines of x
+    torch.testing.assert_close(e[12:], e[12:].flip(-2))  # cosines of y
+
+
+def test_saved_models_load_again_and_strange_folders_are_refused(model, tmp_path):
+    save_reconstructor(tmp_path / "m", model, dtype=torch.float32)
+    again = load_reconstructor(tmp_path / "m")
+    with torch.no_grad():
+        assert torch.equal(again(frames()).depth, model(frames()).depth)
+    assert again.config == TINY
+    with pytest.raises(ModelError, match="not a reconstructor"):
+        load_reconstructor(tmp_path)
+    config = (tmp_path / "m" / "config.json").read_text()
+    (tmp_path / "m" / "config.json").write_text(config.replace('"dim": 32', '"dim": 64'))
+    with pytest.raises(ModelError, match="model.safetensors"):
+        load_reconstructor(tmp_path / "m")
+
+
+def test_sides_that_patches_do_not_divide_are_refused(model):
+    with pytest.raises(ValueError, match="20x16"):
+        model(torch.zeros(1, 1, 1, 3, 16, 20))
+    assert np.prod(model(torch.zeros(1, 1, 1, 3, 8, 8)).depth.shape) == 64
