@@ -235,9 +235,12 @@ def _cell(
         nearer = seen & news & (a.depth < column.depth * (1 - tolerance))
         agrees = seen & news & ~nearer & (a.depth <= column.depth * (1 + tolerance))
     changed = agrees & np.isfinite(column.depth) & (_difference(a_color, column.image) > SHADOW)
-    from_column = kept & ~nearer & ~changed
+    still = behind.alpha > MIN_ALPHA
+    # Pixels next to what is gone, or to a shadow that moved, carry a trace of its colour.
+    rim = _grown(np.isfinite(column.depth) & ~kept | changed) & (seen | still)
+    from_column = kept & ~nearer & ~changed & ~rim
     from_row = seen & ~from_column
-    from_still = (behind.alpha > MIN_ALPHA) & ~seen & ~from_column
+    from_still = still & ~seen & ~from_column
     source = np.full(seen.shape, HOLE, np.uint8)
     image, depth = np.zeros_like(column.image), np.full(seen.shape, np.nan, np.float32)
     still_color = behind.color / np.maximum(behind.alpha, MIN_ALPHA)[..., None]
