@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from viewtime import __version__, run_folder
 from viewtime.options import OptionError, RunOptions, options_from_dict
 from viewtime.progress import Cancelled, Progress, Reporter
+from viewtime.warm import warm_generator, warm_reconstructor
 from viewtime_formats.atomic import write_json
 from viewtime_formats.capture import Capture, read_capture
 from viewtime_formats.errors import CaptureError, ViewtimeError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from viewtime.grid import FrameGrid
     from viewtime_formats.gaussians import Gaussians
+    from viewtime_formats.rig import Rig
 
 __all__ = [
     "Cancelled",
@@ -106,7 +107,7 @@ def run(
             # The models stop with exceptions of their own; to our caller it is one thing.
             raise Cancelled("the run was cancelled") from error
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise ViewtimeError(_disk_full(out)) from error
+            raise ViewtimeError(run_folder.disk_full(out)) from error
         if isinstance(error, MemoryError):
             raise ViewtimeError(
                 "not enough memory for this job; choose a smaller size or fewer views and times"
@@ -154,7 +155,15 @@ def _captured(capture: Capture, out: Path, options: RunOptions, report: Reporter
     report.stage("reconstruct", capture.times, f"fusing {capture.views} views per time")
     started = time.monotonic()
     before = read_seconds
-    counts = _write_steps(steps(), capture, out, rig, background, "captured", options, report)
+    counts = _write_steps(
+        steps(),
+        capture,
+        out,
+        rig=rig,
+        background=background,
+        provenance=_provenance("captured", capture, options),
+        report=report,
+    )
     seconds = {
         "read": read_seconds,
         "generate": 0.0,
@@ -190,17 +199,17 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
 
     missing = int((~grid.known).sum())
     prior = None
-    fixed_view, freeze_time = capture.fixed_view, capture.freeze_time
-    has_references = fixed_view is not None and freeze_time is not None
-    if missing and options.use_prior and grid.depth is not None and rig and has_references:
+    if missing and options.use_prior and _has_prior(capture):
         report.stage("prior", 0, "reprojecting the references")
         from viewtime.generator.prior import reprojection_prior
 
+        assert rig is not None
+        assert capture.fixed_view is not None and capture.freeze_time is not None
         prior = reprojection_prior(
             grid,
             rig,
-            fixed_view,
-            freeze_time,
+            capture.fixed_view,
+            capture.freeze_time,
             background=(0.0, 0.0, 0.0) if background is None else background,
             depth_noise=options.depth_noise,
         )
@@ -209,11 +218,16 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
 
     frames = grid.frames
     if missing:
-        report.stage("generate", options.steps, f"{missing} of {grid.known.size} frames missing")
+        report.stage("generate", options.steps, "loading the generator")
+        loading = time.monotonic()
         from viewtime.generator.generate import generate
 
+        generator = warm_generator(options.generator)
+        seconds["generate"] = time.monotonic() - loading
+        # A stage of its own for the clock: loading says nothing about the time that steps take.
+        report.stage("generate", options.steps, f"{missing} of {grid.known.size} frames missing")
         frames = generate(
-            _generator(options.generator),
+            generator,
             grid,
             prior=prior,
             steps=options.steps,
@@ -221,7 +235,7 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
             on_step=lambda step, total, _frames: report.step(step, total, "generating frames"),
             should_cancel=report.should_cancel,
         )
-        seconds["generate"] = report.elapsed()
+        seconds["generate"] += report.elapsed()
         report.check()
     filled = FrameGrid(frames=frames, known=grid.known, depth=grid.depth)
     write_grid(out / "grid", filled)
@@ -229,15 +243,23 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
     report.stage("reconstruct", capture.times, "loading the reconstructor")
     from viewtime.reconstructor.lift import reconstruct
 
-    steps = reconstruct(
-        _reconstructor(options.reconstructor),
+    reconstruction = reconstruct(
+        warm_reconstructor(options.reconstructor),
         filled,
         rig,
         prior_depth=None if prior is None else prior.depth,
         on_step=None,  # one step is one yield, which _write_steps counts
         should_cancel=report.should_cancel,
     )
-    counts = _write_steps(steps, capture, out, rig, background, "generated", options, report)
+    counts = _write_steps(
+        reconstruction,
+        capture,
+        out,
+        rig=reconstruction.rig,
+        background=background,
+        provenance={**_provenance("generated", capture, options), **reconstruction.provenance},
+        report=report,
+    )
     seconds["reconstruct"] = report.elapsed()
     return RunResult(
         "generated",
@@ -256,10 +278,10 @@ def _write_steps(
     steps: Iterable[Gaussians],
     capture: Capture,
     out: Path,
-    rig: Any,
+    *,
+    rig: Rig,
     background: np.ndarray | None,
-    route: str,
-    options: RunOptions,
+    provenance: dict[str, Any],
     report: Reporter,
 ) -> list[int]:
     """Write each timestep as soon as it exists; the number of Gaussians of each."""
@@ -274,12 +296,8 @@ def _write_steps(
         frame_step=capture.frame_step,
         rig=rig,
         background=background,
-        provenance={
-            "viewtime": __version__,
-            "route": route,
-            "capture": capture.folder.name,
-            "options": dataclasses.asdict(options),
-        },
+        world=rig.world,
+        provenance=provenance,
     ) as writer:
         for t, gaussians in enumerate(steps):
             writer.write_step(t, gaussians)
@@ -290,35 +308,6 @@ def _write_steps(
 
 
 # ---- helpers -----------------------------------------------------------------------------------
-
-
-_warm: dict[str, tuple[Any, Any]] = {}
-
-
-def _generator(name: str) -> Any:
-    from viewtime.generator import load_generator
-
-    return _kept("generator", name, load_generator)
-
-
-def _reconstructor(name: str) -> Any:
-    from viewtime.reconstructor.model import load_reconstructor
-
-    return _kept("reconstructor", name, load_reconstructor)
-
-
-def _kept(kind: str, name: str, load: Callable[..., Any]) -> Any:
-    """The model of this name, kept for the next run; one per kind, so that memory is bounded."""
-    import torch
-
-    # Weights that were trained further since the last run are not the same model.
-    files = sorted(Path(name).rglob("*.safetensors")) if Path(name).is_dir() else []
-    key = name, [(str(path), path.stat().st_mtime_ns) for path in files]
-    if kind not in _warm or _warm[kind][0] != key:
-        _warm.pop(kind, None)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        _warm[kind] = key, load(name, device=device)
-    return _warm[kind][1]
 
 
 def _at_time(capture: Capture, t: int) -> Capture:
@@ -346,6 +335,21 @@ def _sky_colour(grid: FrameGrid) -> np.ndarray:
     assert grid.depth is not None
     images = grid.frames[grid.known].transpose(0, 2, 3, 1)
     return background_from_sky(np.ascontiguousarray(images), grid.depth[grid.known])
+
+
+def _provenance(route: str, capture: Capture, options: RunOptions) -> dict[str, Any]:
+    return {
+        "viewtime": __version__,
+        "route": route,
+        "capture": capture.folder.name,
+        "options": dataclasses.asdict(options),
+    }
+
+
+def _has_prior(capture: Capture) -> bool:
+    """Whether the references can be reprojected: both are there, with depth and cameras."""
+    references = capture.fixed_view is not None and capture.freeze_time is not None
+    return references and capture.has_depth and capture.rig is not None
 
 
 def _triple(values: Any) -> np.ndarray:
@@ -379,17 +383,6 @@ def _abandon(out: Path) -> None:
         run_folder.abandon(out)
     except (OSError, ViewtimeError):
         pass  # the marker stays, and the next run or server start tries again
-
-
-def _disk_full(out: Path) -> str:
-    place = out
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free / 2**20
-    return (
-        f"{out}: the disk is full ({free:.0f} MiB free); free some space or choose another folder, "
-        "then run again"
-    )
 
 
 def _ignore(progress: Progress) -> None:

@@ -111,6 +111,18 @@ def abandon(folder: Path) -> None:
             break  # holds something by now; its parents do too
 
 
+def disk_full(out: Path) -> str:
+    """The sentence for a person whose disk has no room for the folder."""
+    place = out
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 2**20
+    return (
+        f"{out}: the disk is full ({free:.0f} MiB free); free some space or choose another folder, "
+        "then run again"
+    )
+
+
 def _create(folder: Path) -> list[str]:
     """Make the folder and its parents; the ones that did not exist, deepest first."""
     missing = []

@@ -22,6 +22,35 @@ from viewtime_formats.errors import CaptureError, ViewtimeError
 from viewtime_formats.splats import SequenceWriter, read_sequence
 
 
+@pytest.fixture(scope="module")
+def small_models(tmp_path_factory) -> dict[str, str]:
+    """Random weights of the real architectures, small: what comes out is noise, but all of it."""
+    import torch
+
+    from viewtime.generator.load import save_generator
+    from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
+    from viewtime.reconstructor.model import (
+        Reconstructor,
+        ReconstructorConfig,
+        save_reconstructor,
+    )
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models")
+    transformer = new_transformer(layers=2, heads=1, head_dim=24, ffn=32)
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.02)
+    config = GeneratorConfig(
+        prediction="sample", prior_features=8, sigma=0.05, t_max=8, text_tokens=0
+    )
+    save_generator(folder / "generator", ViewTimeTransformer(transformer, config))
+    small = ReconstructorConfig(dim=32, depth=4, heads=2, head_channels=(8, 8, 8, 8))
+    save_reconstructor(folder / "reconstructor", Reconstructor(small))
+    return {
+        "generator": str(folder / "generator"),
+        "reconstructor": str(folder / "reconstructor"),
+    }
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -57,6 +86,72 @@ def test_a_full_grid_with_depth_becomes_splats_that_look_like_its_frames(full_ca
     assert run["gaussians_per_step"] == result.gaussians_per_step
     assert set(run["seconds"]) == {"read", "generate", "reconstruct"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["run.json", "splats"]
+
+
+def test_references_become_a_grid_and_its_splats(reference_capture, small_models, tmp_path):
+    from viewtime.grid import grid_from_capture, read_grid
+    from viewtime_formats.capture import read_capture
+
+    seen = []
+    options = RunOptions(size=32, steps=2, **small_models)
+    result = pipeline.run(reference_capture, tmp_path / "out", options, on_progress=seen.append)
+    assert (result.route, result.views, result.times, result.width) == ("generated", 3, 5, 32)
+    assert list(dict.fromkeys(p.stage for p in seen)) == [
+        "read",
+        "prior",
+        "generate",
+        "reconstruct",
+    ]
+    grid, given = read_grid(result.grid), grid_from_capture(read_capture(reference_capture), 32)
+    assert grid.known.sum() == 7 and (grid.known == given.known).all()
+    np.testing.assert_allclose(grid.frames[grid.known], given.frames[given.known], atol=1 / 255)
+    assert (grid.frames[~grid.known].std(axis=(1, 2, 3)) > 0.01).all()
+    sequence = read_sequence(result.splats)
+    assert sequence.complete and sequence.provenance["route"] == "generated"
+    assert min(result.gaussians_per_step) > 100
+    assert sorted(result.seconds) == ["generate", "prior", "read", "reconstruct"]
+
+
+def test_no_prior_is_made_when_it_is_not_wanted(reference_capture, small_models, tmp_path):
+    seen = []
+    options = RunOptions(size=32, steps=1, use_prior=False, **small_models)
+    pipeline.run(reference_capture, tmp_path / "out", options, on_progress=seen.append)
+    assert "prior" not in {p.stage for p in seen} and "generate" in {p.stage for p in seen}
+
+
+def test_a_cancel_inside_the_generator_leaves_no_folder(reference_capture, small_models, tmp_path):
+    steps = []
+    with pytest.raises(Cancelled):
+        pipeline.run(
+            reference_capture,
+            tmp_path / "out",
+            RunOptions(size=32, steps=50, **small_models),
+            on_progress=lambda p: steps.append(p.step) if p.stage == "generate" else None,
+            should_cancel=lambda: 3 in steps,
+        )
+    assert max(steps) < 6
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_clip_without_a_rig_is_lifted_as_it_is(small_models, tmp_path):
+    """One view, no depth, no cameras: nothing is generated, geometry is predicted."""
+    from viewtime.media import write_png
+    from viewtime_formats.capture import Cell, write_capture
+
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    rng = np.random.default_rng(0)
+    for t in range(5):
+        write_png(clip / f"{t}.png", rng.random((32, 32, 3), np.float32))
+    cells = [Cell(0, t, f"{t}.png") for t in range(5)]
+    write_capture(clip, views=1, times=5, width=32, height=32, cells=cells, fixed_view=0)
+    seen = []
+    options = RunOptions(size=32, **small_models)
+    result = pipeline.run(clip, tmp_path / "out", options, on_progress=seen.append)
+    assert "no other view will be generated" in seen[0].message
+    assert "generate" not in {p.stage for p in seen}
+    sequence = read_sequence(result.splats)
+    assert sequence.complete and sequence.provenance["cameras"] == "default pinhole"
 
 
 def test_another_size_is_worked_at_when_it_is_asked_for(full_capture, tmp_path):
