@@ -29,7 +29,9 @@ Float32 = NDArray[np.float32]
 WINDOW = 8
 """Timesteps that attend to each other at once; longer grids go window by window."""
 PREDICTED_NOISE, FILLED_NOISE = 0.03, 0.005
-"""Relative depth error told to the fusion: where all depth is predicted, where only holes are."""
+"""Relative depth error told to the fusion: where all depth is predicted, where large holes are."""
+SMALL_SHARE = 0.15
+"""Up to this share of predicted pixels the depth counts as exact, so that colours are refitted."""
 Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 """OpenCV axes from a world whose Z is up and whose +Y is view 0's line of sight."""
 
@@ -185,7 +187,7 @@ def reconstruct(
         predicted = predict(reconstructor, grid.frames, rig, should_cancel=should_cancel)
         depth, share = completed(known, predicted)
         used = predicted.rig
-    noise = 0.0 if share == 0.0 else PREDICTED_NOISE if known is None else FILLED_NOISE
+    noise = 0.0 if share <= SMALL_SHARE else PREDICTED_NOISE if known is None else FILLED_NOISE
     provenance = {
         "cameras": "given" if rig is not None else "predicted" if views > 1 else "default pinhole",
         "depth": "predicted" if known is None else "captured" if share == 0 else "completed",
