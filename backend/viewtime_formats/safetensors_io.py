@@ -49,7 +49,7 @@ def write_tensors(
     text += b" " * (-len(text) % 8)  # data begins aligned
     digest = hashlib.sha256()
     with atomic_path(path) as part, open(part, "wb", buffering=0) as file:
-        pieces = [struct.pack("<Q", len(text)) + text]
+        pieces: list[Any] = [struct.pack("<Q", len(text)) + text]
         pieces += [_bytes(tensor) for tensor in tensors.values() if tensor.size]
         for piece in pieces:
             digest.update(piece)
@@ -100,7 +100,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def _bytes(tensor: NDArray[np.float32]) -> memoryview:
-    plain = np.ascontiguousarray(tensor, _LITTLE)
+    plain: Any = np.ascontiguousarray(tensor, _LITTLE)
     return memoryview(plain.reshape(-1).view(np.uint8))
 
 
