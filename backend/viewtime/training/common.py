@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What training recipes share: examples made beside the training, averages, checkpoints, logs.
+
+It never knows what is being trained.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import queue
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from viewtime_formats.atomic import atomic_path
+from viewtime_formats.errors import ViewtimeError
+
+Example = TypeVar("Example")
+
+
+class TrainingError(ViewtimeError):
+    """A configuration or a checkpoint that cannot be trained from."""
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Settings from a .toml or .json file. Raises TrainingError naming the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        settings = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise TrainingError(f"{path}: must hold names and values, holds {type(settings).__name__}")
+    return settings
+
+
+def learning_rate(step: int, *, peak: float, warm_up: int, steps: int, end: float = 0.05) -> float:
+    """Linear warm-up, then a cosine down to end * peak at the last step."""
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    done = min((step - warm_up) / max(steps - warm_up, 1), 1.0)
+    return peak * (end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class Average:
+    """Exponential moving average of a module's floating-point parameters."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """After step `step`; the average is shorter while there is little to average."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in module.named_parameters():
+            self.state[name].lerp_(parameter.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, module: nn.Module) -> None:
+        """Exchange the module's weights with the averaged ones; twice is nothing."""
+        for name, parameter in module.named_parameters():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.state[name])
+            self.state[name].copy_(kept)
+
+
+def save_checkpoint(
+    path: Path, step: int, module: nn.Module, average: Average, optimizer: torch.optim.AdamW
+) -> None:
+    """One file, replaced in one go, so that a kill at any moment leaves a whole checkpoint."""
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{name}": p.detach() for name, p in module.named_parameters()}
+    tensors |= {f"average.{name}": x for name, x in average.state.items()}
+    for name, parameter in module.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = value
+    with atomic_path(path) as part:
+        save_file({k: x.contiguous() for k, x in tensors.items()}, part, {"step": str(step)})
+
+
+def load_checkpoint(
+    path: Path, module: nn.Module, average: Average, optimizer: torch.optim.AdamW
+) -> int:
+    """Fill module, average and optimizer; the number of steps done. Raises TrainingError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            step = int((file.metadata() or {})["step"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+                average.state[name].copy_(tensors[f"average.{name}"])
+                if f"optimizer.step.{name}" in tensors:
+                    optimizer.state[parameter] = {
+                        key: tensors[f"optimizer.{key}.{name}"].clone()
+                        for key in ("step", "exp_avg", "exp_avg_sq")
+                    }
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise TrainingError(f"{path}: not a checkpoint of this model: {error}") from error
+    return step
+
+
+def examples(
+    make: Callable[[int], Example], start: int, stop: int, *, beside: bool
+) -> Iterator[Example]:
+    """make(start), ..., make(stop - 1) in order, made in one process beside this one if wished.
+
+    An example depends on its number alone, so a resumed training sees what an uninterrupted one
+    would have seen. Raises TrainingError when the other process dies.
+    """
+    if not beside:
+        yield from map(make, range(start, stop))
+        return
+    context = multiprocessing.get_context("spawn")
+    made: multiprocessing.Queue[Example] = context.Queue(maxsize=4)
+    process = context.Process(target=_produce, args=(make, start, stop, made), daemon=True)
+    process.start()
+    try:
+        for number in range(start, stop):
+            while True:
+                try:
+                    yield made.get(timeout=5)
+                    break
+                except queue.Empty:
+                    if not process.is_alive():
+                        raise TrainingError(
+                            f"the process that makes examples ended at example {number} "
+                            f"with exit code {process.exitcode}"
+                        ) from None
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _produce(make: Callable[[int], Any], start: int, stop: int, made: Any) -> None:
+    torch.set_num_threads(1)
+    for number in range(start, stop):
+        made.put(make(number))
+
+
+class Log:
+    """Lines of key=value, on stdout and appended to a file, with the time left."""
+
+    def __init__(self, path: Path, steps: int, start: int) -> None:
+        self.path, self.steps, self.start = path, steps, start
+        self.began = time.monotonic()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def line(self, step: int, values: Mapping[str, float | str]) -> None:
+        done = max(step - self.start, 1)
+        left = self.seconds() / done * (self.steps - step)
+        shown = " ".join(
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in values.items()
+        )
+        text = f"step={step}/{self.steps} {shown} eta={left / 60:.0f}min"
+        print(text, flush=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+def clip_gradient(module: nn.Module, limit: float) -> Tensor:
+    """Clip the gradient to `limit`; its norm before."""
+    return nn.utils.clip_grad_norm_(module.parameters(), limit)
