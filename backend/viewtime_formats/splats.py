@@ -13,6 +13,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,9 +70,13 @@ class SplatSequence:
     rig: Rig | None
     steps: tuple[Step, ...]
 
+    @cached_property
+    def _by_time(self) -> dict[int, Step]:
+        return {step.time: step for step in self.steps}
+
     def entry(self, time: int) -> Step | None:
         """What is known of one timestep, or None while it is not written."""
-        return next((step for step in self.steps if step.time == time), None)
+        return self._by_time.get(time)
 
     def has_step(self, time: int) -> bool:
         """Whether timestep `time` is written and its file is there."""
