@@ -7,6 +7,7 @@ Each is a function of its number; nothing is stored, nothing is read.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -50,29 +51,35 @@ def grid_example(
 
 
 def training_example(
-    number: int, *, seed: int, size: int, crop: int, tokens: int, patch: int
+    number: int, *, seed: int, size: int, tokens: int, patch: int, reuse: int
 ) -> GridExample:
-    """The number-th training example: 3 to 5 views and times, of at most `tokens` tokens.
+    """The number-th training example: a window of a grid of at most `tokens` tokens.
 
-    Frames are cut to a window of crop pixels, the same in all cells, unless a small grid affords
-    them whole. Colours, sides and the order of views are varied: the renderer's own are few.
+    `reuse` examples in a row are windows of the same grid, 2 to 6 views by 2 to 6 times. Windows
+    are half, three quarters or all of the frames, the same in all cells; the smaller they are,
+    the more cells fit. Colours, sides and the order of views are varied: the renderer's are few.
     """
-    rng = np.random.default_rng((seed, number))
-    whole = rng.random() < 0.3
-    edge = size if whole else crop
+    shared = np.random.default_rng((seed, number // reuse))
+    edge = int(shared.choice((size // 2, size * 3 // 4, size), p=(0.5, 0.3, 0.2)))
     limit = tokens // (edge // patch) ** 2  # cells
-    shapes = [(v, t) for v in range(2, 7) for t in range(2, 7) if limit * 0.6 < v * t <= limit]
-    views, times = shapes[rng.integers(len(shapes))]
-    example = grid_example(
-        int(rng.integers(HELD_OUT_SEED)),
+    shapes = [(v, t) for v in range(2, 7) for t in range(2, 7) if v * t <= limit]
+    most = max(v * t for v, t in shapes)
+    views, times = shapes[int(shared.choice([
+        i for i, (v, t) in enumerate(shapes) if v * t >= 0.6 * most
+    ]))]  # fmt: skip
+    example = _cached_example(
+        int(shared.integers(HELD_OUT_SEED)),
         views=views,
         times=times,
         size=size,
-        frame_step=float(np.exp(rng.uniform(np.log(0.7), np.log(8.0)))),
-        fixed_view=0 if rng.random() < 0.6 else int(rng.integers(views)),
-        freeze_time=0 if rng.random() < 0.4 else int(rng.integers(times)),
+        frame_step=float(np.exp(shared.uniform(np.log(0.7), np.log(8.0)))),
+        fixed_view=0 if shared.random() < 0.6 else int(shared.integers(views)),
+        freeze_time=0 if shared.random() < 0.4 else int(shared.integers(times)),
     )
-    return _varied(example, rng, edge)
+    return _varied(example, np.random.default_rng((seed, number, 1)), edge)
+
+
+_cached_example = lru_cache(maxsize=1)(grid_example)
 
 
 def held_out_examples(

@@ -35,22 +35,23 @@ class Recipe:
 
     drop_prior: share of steps that train the flow from pure noise, without the prior.
     start_share: share of steps with prior at t = 1, where a sampler starts and learns most.
-    tokens: bound on tokens per step. beside: make examples in a second process.
+    tokens: bound on tokens per step. reuse: windows taken from one grid, as grids take time to
+    make. beside: make examples in a second process.
     """
 
     folder: str = "runs/generator-small"
-    layers: int = 6
+    layers: int = 4
     heads: int = 4
     ffn: int = 768
     features: int = 24
     sigma: float = 0.1
     sigma_invalid: float = 0.5
     size: int = 128
-    crop: int = 96
     tokens: int = 2304
-    steps: int = 2400
+    reuse: int = 3
+    steps: int = 3600
     warm_up: int = 100
-    peak_rate: float = 6e-4
+    peak_rate: float = 8e-4
     weight_decay: float = 0.01
     gradient_limit: float = 1.0
     average: float = 0.998
@@ -61,8 +62,8 @@ class Recipe:
     seed: int = 0
     checkpoint_every: int = 100
     log_every: int = 20
-    evaluate_every: int = 300
-    held_out: int = 4
+    evaluate_every: int = 400
+    held_out: int = 6
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Recipe:
@@ -161,8 +162,8 @@ def train(recipe: Recipe) -> Path:
     if checkpoint.exists():
         start = common.load_checkpoint(checkpoint, model, average, optimizer)
     make = partial(
-        training_example, seed=recipe.seed, size=recipe.size, crop=recipe.crop,
-        tokens=recipe.tokens, patch=PATCH,
+        training_example, seed=recipe.seed, size=recipe.size, tokens=recipe.tokens, patch=PATCH,
+        reuse=recipe.reuse,
     )  # fmt: skip
     log = common.Log(folder / "log.txt", recipe.steps, start)
     report = generator_report.Report(folder, recipe.held_out, recipe.size, recipe.bfloat16)
