@@ -23,6 +23,7 @@ def sentence(
     scale = context.preferences.system.ui_scale
     characters = int((context.region.width / scale - MARGIN_PIXELS) / CHARACTER_PIXELS)
     column = layout.column(align=True)
+    column.scale_y = 0.8
     for line in textwrap.wrap(text, max(20, characters)):
         column.label(text=line, icon=icon)
         icon = "BLANK1" if icon != "NONE" else "NONE"
@@ -87,11 +88,12 @@ class VIEWTIME_PT_capture(_SidebarPanel, bpy.types.Panel):
         layout.prop(settings, "capture_depth")
         layout.prop(settings, "prompt")
         missing = readiness.missing_for_capture(scene)
+        if missing is None:
+            layout.label(text=readiness.capture_range_in_words(scene))
         button = self.step(context, missing).operator("viewtime.capture", icon="RENDER_STILL")
-        kinds = {"GRID"} if settings.capture_kind == "GRID" else {"FIXED", "FREEZE"}
-        button.what = kinds | ({"DEPTH"} if settings.capture_depth else set())
+        button.what = readiness.capture_what(scene)
         button.folder = settings.capture_folder
-        button.frame_start, button.frame_end = scene.frame_start, scene.frame_end
+        button.frame_start, button.frame_end = readiness.capture_range(scene)
         button.times, button.freeze_time = settings.times, settings.freeze_time
 
 

@@ -54,7 +54,7 @@ class ViewtimeScene(bpy.types.PropertyGroup):
     rig: CollectionProperty(name="Rig", type=RigCamera)
 
     capture_folder: StringProperty(
-        name="Capture",
+        name="Folder",
         description="Folder of the capture: frames, depth, capture.json and rig.json",
         subtype="DIR_PATH",
         default="//viewtime/capture",
@@ -72,7 +72,13 @@ class ViewtimeScene(bpy.types.PropertyGroup):
         max=4096,
         subtype="PIXEL",
     )
-    times: IntProperty(name="Times", description="Moments of the capture", default=9, min=1)
+    times: IntProperty(
+        name="Times",
+        description="Moments of the capture: 1, 5, 9, 13, ...",
+        default=9,
+        min=1,
+        step=4,
+    )
     freeze_time: IntProperty(
         name="Freeze at",
         description="The moment (counted from 0) at which every camera of the rig sees the scene",
@@ -81,7 +87,7 @@ class ViewtimeScene(bpy.types.PropertyGroup):
     )
 
     output_folder: StringProperty(
-        name="Output",
+        name="Folder",
         description="Folder for the generated frames and splats; it must be empty or absent",
         subtype="DIR_PATH",
         default="//viewtime/run",

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import bpy
 
+from viewtime_formats.errors import ViewtimeError
+
+from .capture.render import capture_frames, capture_places
+from .capture.rig import rig_cameras
+
 
 class NotReady(Exception):
     """A step cannot be taken yet; the message is the sentence for the person."""
@@ -38,17 +43,46 @@ def missing_for_capture(scene: bpy.types.Scene) -> str | None:
     settings = scene.viewtime
     if reason := missing_for_rig(scene):
         return reason
-    if not settings.rig:
-        return "Make a rig first"
-    for view, entry in enumerate(settings.rig):
-        if entry.camera is None or entry.camera.name not in scene.objects:
-            return f"The camera of view {view} is gone from the scene: make the rig again"
-    if settings.times > scene.frame_end - scene.frame_start + 1:
-        length = scene.frame_end - scene.frame_start + 1
-        return f"{settings.times} times do not fit into the {length} frames of the scene"
-    if settings.capture_kind == "REFERENCES" and settings.freeze_time >= settings.times:
-        return f"Freeze at {settings.times - 1} or before: there are {settings.times} times"
-    return _reason(settings.capture_folder, "the capture folder")
+    try:
+        views = len(rig_cameras(scene))
+        capture_frames(*capture_range(scene), settings.times)
+        capture_places(capture_what(scene), views, settings.times, 0, settings.freeze_time)
+        folder = absolute_folder(settings.capture_folder, "the capture folder")
+    except (NotReady, ViewtimeError) as reason:
+        return str(reason)
+    if (folder / "capture.json").exists():
+        return f"Captured in {folder}. To capture again, choose another folder"
+    return None
+
+
+def capture_what(scene: bpy.types.Scene) -> set[str]:
+    """What viewtime.capture is asked for, as the scene's settings say."""
+    settings = scene.viewtime
+    frames = {"GRID"} if settings.capture_kind == "GRID" else {"FIXED", "FREEZE"}
+    return frames | ({"DEPTH"} if settings.capture_depth else set())
+
+
+def capture_range(scene: bpy.types.Scene) -> tuple[int, int]:
+    """The longest part of the scene's frame range that its times divide evenly.
+
+    It begins where the scene begins. Where there are more times than frames it is the whole
+    range, which capture_frames then refuses in words.
+    """
+    gaps = scene.viewtime.times - 1
+    length = scene.frame_end - scene.frame_start
+    if gaps == 0:
+        return scene.frame_start, scene.frame_start
+    even = length // gaps * gaps
+    return scene.frame_start, scene.frame_start + (even or length)
+
+
+def capture_range_in_words(scene: bpy.types.Scene) -> str:
+    """ "Frames 1 to 249, every 31" and its simpler cases."""
+    start, end = capture_range(scene)
+    if start == end:
+        return f"Frame {start}"
+    step = (end - start) // (scene.viewtime.times - 1)
+    return f"Frames {start} to {end}" + (f", every {step}" if step > 1 else "")
 
 
 def missing_for_generate(
@@ -97,11 +131,3 @@ def missing_for_export(scene: bpy.types.Scene, active: bpy.types.Object | None) 
 def result_folder(scene: bpy.types.Scene) -> Path:
     """Where the splats of the scene's job are, or will be. Raises NotReady."""
     return absolute_folder(scene.viewtime.output_folder, "the output folder") / "splats"
-
-
-def _reason(path: str, what: str) -> str | None:
-    try:
-        absolute_folder(path, what)
-    except NotReady as reason:
-        return str(reason)
-    return None

@@ -132,7 +132,7 @@ def backend_in_words() -> str:
         return _aside_words
     backend = keeper.current()
     if backend is None:
-        return _aside_words or "Backend: starts by itself when needed"
+        return _aside_words or "Backend: not started yet"
     if not backend.owned:
         return f"Backend: attached on port {backend.client.port}"
     if backend.alive():

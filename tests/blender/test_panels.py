@@ -96,18 +96,33 @@ def test_a_scene_without_cameras_is_told_to_add_one(readiness, empty_scene) -> N
 def test_a_capture_wants_a_rig_that_is_still_there(readiness, staged) -> None:
     assert readiness.missing_for_capture(staged) is None
     bpy.data.objects.remove(bpy.data.objects["right"])
-    assert "view 1 is gone" in readiness.missing_for_capture(staged)
+    assert "Camera 1 of the rig is gone" in readiness.missing_for_capture(staged)
     staged.viewtime.rig.clear()
-    assert readiness.missing_for_capture(staged) == "Make a rig first"
+    assert "There is no rig" in readiness.missing_for_capture(staged)
 
 
 def test_a_capture_wants_times_that_fit_the_timeline(readiness, staged) -> None:
     staged.frame_start, staged.frame_end, staged.viewtime.times = 1, 8, 9
-    assert "9 times do not fit into the 8 frames" in readiness.missing_for_capture(staged)
-    staged.frame_end, staged.viewtime.freeze_time = 9, 9
-    assert "Freeze at 8 or before" in readiness.missing_for_capture(staged)
+    assert "do not divide into 9 even times" in readiness.missing_for_capture(staged)
+    staged.viewtime.times = 8
+    assert "choose 5 or 9" in readiness.missing_for_capture(staged)
+    staged.frame_end, staged.viewtime.times, staged.viewtime.freeze_time = 9, 9, 9
+    assert "0 to 8 exist" in readiness.missing_for_capture(staged)
     staged.viewtime.capture_kind = "GRID"
     assert readiness.missing_for_capture(staged) is None
+
+
+def test_a_capture_takes_the_part_of_the_timeline_that_divides(readiness, staged) -> None:
+    staged.frame_start, staged.frame_end, staged.viewtime.times = 1, 250, 9
+    assert readiness.capture_range(staged) == (1, 249)
+    assert readiness.capture_range_in_words(staged) == "Frames 1 to 249, every 31"
+    assert readiness.missing_for_capture(staged) is None
+
+
+def test_a_finished_capture_is_not_captured_over(readiness, staged, tmp_path) -> None:
+    (tmp_path / "capture").mkdir()
+    (tmp_path / "capture" / "capture.json").write_text("{}")
+    assert "choose another folder" in readiness.missing_for_capture(staged)
 
 
 @pytest.mark.parametrize("folder", ["capture_folder", "output_folder"])
