@@ -87,6 +87,10 @@ class VIEWTIME_PT_capture(_SidebarPanel, bpy.types.Panel):
             column.prop(settings, "freeze_time")
         layout.prop(settings, "capture_depth")
         layout.prop(settings, "prompt")
+        if settings.capture_message:
+            sentence(layout, context, settings.capture_message, "RENDER_STILL")
+            sentence(layout, context, "Esc cancels")
+            return
         missing = readiness.missing_for_capture(scene)
         if missing is None:
             layout.label(text=readiness.capture_range_in_words(scene))

@@ -79,6 +79,8 @@ class ViewtimeScene(bpy.types.PropertyGroup):
         min=1,
         step=4,
     )
+    # What a capture on its way is doing; empty at its end, and when a file is opened.
+    capture_message: StringProperty(name="Capture message")
     freeze_time: IntProperty(
         name="Freeze at",
         description="The moment (counted from 0) at which every camera of the rig sees the scene",

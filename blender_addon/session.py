@@ -75,7 +75,8 @@ class Session:
         cancelling = scene.viewtime.job_state == "cancelling"
         if update.kind == "job":
             scene.viewtime.job_id = data["id"]
-            if not cancelling or data["state"] in FINAL_STATES:
+            # A final state comes again as the end, with everything that belongs to it.
+            if not cancelling and data["state"] not in FINAL_STATES:
                 show(scene, state=data["state"], message=sentence(data["message"]))
         elif update.kind == "progress" and not cancelling:
             fraction = data["step"] / data["total"] if data["total"] else 0.0
@@ -224,8 +225,9 @@ def sentence(text: str) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or ["no message"]
-    return lines[-1].removeprefix("Error: ")
+    """The sentence in what bpy.ops raises: an error or a traceback, then where it was called."""
+    lines = [line for line in str(error).splitlines() if line and not line.startswith("Location:")]
+    return lines[-1].removeprefix("Error: ") if lines else "no message"
 
 
 # ---- the timer of the window ---------------------------------------------------------------------
@@ -257,6 +259,7 @@ def _file_loaded(_path: str) -> None:
     if _session is not None and _session.scene() is None:
         _session.leave()
     for scene in bpy.data.scenes:
+        scene.viewtime.capture_message = ""
         if scene.viewtime.job_state in JOB_ACTIVE:
             show(
                 scene,

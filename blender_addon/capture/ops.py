@@ -122,13 +122,13 @@ class VIEWTIME_OT_capture(bpy.types.Operator):
         if done == 0:
             manager.progress_begin(0, total)
         manager.progress_update(done)
-        context.scene.viewtime.job_message = f"{message} ({done} of {total})"
+        context.scene.viewtime.capture_message = f"{message} ({done} of {total})"
         for area in context.screen.areas if context.screen else ():
             area.tag_redraw()
 
     def _end(self, context: bpy.types.Context, message: str) -> None:
         context.window_manager.progress_end()
-        context.scene.viewtime.job_message = message
+        context.scene.viewtime.capture_message = message
         if self._timer is not None:
             context.window_manager.event_timer_remove(self._timer)
         self._steps = self._timer = None

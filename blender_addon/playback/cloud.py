@@ -13,7 +13,7 @@ BASE = "radiance:base"
 REST = "radiance:sh_"
 # FLOAT4 attributes came with 5.2; before, a colour carries the same four floats.
 BASE_TYPE = "FLOAT4" if bpy.app.version >= (5, 2, 0) else "FLOAT_COLOR"
-_FIELDS = {"FLOAT_VECTOR": "vector", "QUATERNION": "value", "FLOAT4": "value"}
+_FIELDS = {"FLOAT_VECTOR": "vector", "QUATERNION": "value", "FLOAT4": "vector"}
 _WORKSHOP = ".viewtime cloud of size"
 
 
