@@ -8,7 +8,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,36 +25,33 @@ def viewtime(*arguments: object, **kwargs) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_is_there_at_once_and_needs_no_library():
-    seconds = []
-    for _ in range(5):
-        began = time.monotonic()
-        done = viewtime("--help")
-        seconds.append(time.monotonic() - began)
+    done = viewtime("--help")
     assert done.returncode == 0
     for command in ("run", "serve", "doctor", "export", "convert", "train", "models"):
         assert command in done.stdout
-    assert min(seconds) < 0.3  # the machine may be busy; the command may not
+    # Seconds of this process's own work, from its start: the machine may be busy with others.
     script = (
-        "import sys\n"
+        "import sys, time\n"
         "from viewtime.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "print(*sys.modules, file=sys.stderr)\n"
+        "print(time.process_time(), *sys.modules, file=sys.stderr)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    loaded = set(done.stderr.split())
+    seconds, *loaded = done.stderr.split()
+    assert float(seconds) < 0.3
     assert "viewtime.cli" in loaded
-    assert not loaded & {"torch", "numba", "numpy", "fastapi", "diffusers", "PIL"}
+    assert not set(loaded) & {"torch", "numba", "numpy", "fastapi", "diffusers", "PIL"}
 
 
 def test_neither_package_nor_pipeline_nor_server_loads_torch():
     script = (
         "import sys, time\n"
-        "began = time.monotonic()\n"
+        "began = time.process_time()\n"
         "import viewtime\n"
-        "print(time.monotonic() - began)\n"
+        "print(time.process_time() - began)\n"
         "import viewtime.pipeline, viewtime.server.app, viewtime.server.worker, viewtime.doctor\n"
         "print(*sys.modules)\n"
     )
@@ -153,7 +149,8 @@ def test_doctor_notices_weights_that_differ_from_their_card(tmp_path):
     assert examine_model(tmp_path).found == "no weights"
 
 
-def test_a_server_of_ones_own_writes_a_private_note_and_takes_it_away(tmp_path):
+@pytest.mark.parametrize("end", ["shutdown", "terminate", "interrupt"])
+def test_a_server_of_ones_own_writes_a_private_note_and_takes_it_away(tmp_path, end):
     import requests
 
     process = subprocess.Popen(
@@ -168,12 +165,15 @@ def test_a_server_of_ones_own_writes_a_private_note_and_takes_it_away(tmp_path):
     if sys.platform != "win32":
         assert note.stat().st_mode & 0o777 == 0o600
     values = json.loads(note.read_text())
-    answer = requests.post(
-        f"http://127.0.0.1:{values['port']}/shutdown",
-        headers={"Authorization": f"Bearer {values['token']}"},
-        timeout=10,
-    )
-    assert answer.json() == {"instance": ready["instance"]}
+    if end == "shutdown":
+        answer = requests.post(
+            f"http://127.0.0.1:{values['port']}/shutdown",
+            headers={"Authorization": f"Bearer {values['token']}"},
+            timeout=10,
+        )
+        assert answer.json() == {"instance": ready["instance"]}
+    else:
+        process.send_signal(signal.SIGTERM if end == "terminate" else signal.SIGINT)
     assert process.wait(10) == 0
     process.stdout.close()
     assert not note.exists()

@@ -208,6 +208,11 @@ server.wait()
 """
 
 
+def test_doctor_answers_over_http_from_a_process_of_its_own(start_backend):
+    findings = start_backend().get("/doctor").json()["findings"]
+    assert {"python", "torch", "backend data"} <= {finding["name"] for finding in findings}
+
+
 def test_shutdown_over_http_ends_the_backend_in_good_order(start_backend):
     backend = start_backend()
     assert backend.post("/shutdown").status_code == 202

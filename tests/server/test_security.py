@@ -155,6 +155,13 @@ def test_the_same_key_and_body_give_the_same_job_and_another_body_409(
     assert len(client.get("/jobs").json()["jobs"]) == 1
 
 
+def test_two_jobs_for_one_folder_are_refused_however_it_is_spelled(client, full_capture, tmp_path):
+    for key, out, status in (("a", "out", 202), ("b", "x/../out", 409), ("c", "other", 202)):
+        body = {"capture": str(full_capture), "out": str(tmp_path / out)}
+        answer = client.post("/jobs", json=body, headers={"Idempotency-Key": key})
+        assert answer.status_code == status, answer.text
+
+
 def test_an_unknown_job_is_404_everywhere(app, client):
     for method, path in requests_of(app):
         if "0" * 32 in path:

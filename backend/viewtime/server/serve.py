@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -95,6 +96,10 @@ def serve(data: Path, *, parent_lease: bool, devices: tuple[str, ...] = ("auto",
     )
     if parent_lease:
         _watch_stdin(leave)
+    # uvicorn leaves in good order on these and then raises them once more, for whoever started
+    # it. That is us: without a handler of ours the second one would end the process on the spot.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     try:
         server.run(sockets=[listener])
     finally:

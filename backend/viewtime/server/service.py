@@ -5,6 +5,7 @@ Never speaks HTTP; `app` does that and asks this."""
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -126,10 +127,9 @@ class Service:
 
 
 def _absolute(name: str, text: str) -> Path:
-    path = Path(text)
-    if not path.is_absolute() or "\0" in text:
+    if not Path(text).is_absolute() or "\0" in text:
         raise ViewtimeError(f"{name} is {text!r}; an absolute path is needed")
-    return path
+    return Path(os.path.normpath(text))  # one spelling, so that two jobs in one folder are noticed
 
 
 def _check(capture_folder: Path, out_folder: Path, options: pipeline.RunOptions) -> None:

@@ -24,7 +24,7 @@ from viewtime.server.store import Store
 from viewtime.server.transitions import Job, TransitionError
 from viewtime_formats.errors import ViewtimeError
 
-CANCEL_GRACE_SECONDS = 0.6
+CANCEL_GRACE_SECONDS = 0.5
 EXIT_GRACE_SECONDS = 0.6
 IDLE_SECONDS = 900.0  # a warm worker holds gigabytes: after this long without a job it goes
 STORE_RETRY_SECONDS = 2.0
