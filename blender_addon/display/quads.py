@@ -19,7 +19,7 @@ from .nodes import Tree, Value
 GROUP = "Viewtime Splats"
 MODIFIER = "Viewtime Splats"
 # Raise when the tree below changes: older trees in a file are replaced.
-VERSION = 1
+VERSION = 2
 
 SIGMAS = 3.0
 SH_C0 = 0.28209479177387814
@@ -29,7 +29,8 @@ _MINIMUM_OPACITY = 1.0 / 255.0
 _GUARD_BAND = 1.3
 # Cycles meets surfaces at exactly equal distance only once: splats of a flat wall seen
 # frontally are set apart along their own line of sight, which does not move them in the picture.
-_DEPTH_JITTER = 4e-6
+# A share of the depth: the wall of test_display reaches 14 dB at 0, 36 at 4e-6, 53 at 1e-4.
+_DEPTH_JITTER = 1e-4
 _CENTER, _AXIS_U, _AXIS_V = "splat_center", "splat_axis_u", "splat_axis_v"
 
 

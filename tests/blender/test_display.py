@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mathutils import Vector
 
-SIZE = 128
+SIZE = 96
 BACKGROUND = (0.05, 0.1, 0.2)  # scene linear
 
 
@@ -26,7 +26,7 @@ def scene(empty_scene: bpy.types.Scene) -> bpy.types.Scene:
     """Cycles at SIZE, a plain world, a camera that looks at the origin, Standard transform."""
     scene = empty_scene
     scene.render.engine = "CYCLES"
-    scene.cycles.samples = 16
+    scene.cycles.samples = 8
     scene.cycles.pixel_filter_type = "BOX"
     scene.cycles.use_denoising = False
     scene.render.resolution_x = scene.render.resolution_y = SIZE
@@ -147,4 +147,82 @@ def test_cycles_draws_anisotropic_gaussians_as_ewa_does(scene, formats, tmp_path
     add(formats, tmp_path / "s", splats)
     bpy.ops.viewtime.prepare_render()
     picture = render(scene, tmp_path)
+    assert psnr(picture, ewa(scene, splats, colors_of(formats, splats))) > 45
+
+
+def test_cycles_keeps_the_order_of_hundreds_of_overlapping_splats(scene, formats, tmp_path):
+    splats = gaussians(formats, 400)
+    splats.scales[:] *= 0.4
+    add(formats, tmp_path / "s", splats)
+    bpy.ops.viewtime.prepare_render()
+    picture = render(scene, tmp_path)
     assert psnr(picture, ewa(scene, splats, colors_of(formats, splats))) > 35
+
+
+def test_splats_follow_an_object_that_is_moved_turned_and_stretched(scene, formats, tmp_path):
+    splats = gaussians(formats, 20)
+    ob = add(formats, tmp_path / "s", splats)
+    ob.location = (0.3, 0.2, -0.1)
+    ob.rotation_euler = (0.4, -0.2, 1.0)
+    ob.scale = (0.7, 0.9, 1.3)
+    bpy.context.view_layer.update()
+    world = np.array(ob.matrix_world)
+    bpy.ops.viewtime.prepare_render()
+    picture = render(scene, tmp_path)
+    assert psnr(picture, ewa(scene, splats, colors_of(formats, splats), world)) > 35
+
+
+def test_splats_at_one_depth_are_all_drawn(scene, formats, tmp_path):
+    """A flat wall seen frontally: every quad lies in one plane. Equal colours: order is free."""
+    splats = gaussians(formats, 400)
+    line = np.linspace(-1, 1, 20)
+    splats.means[:] = np.stack([*np.meshgrid(line, line), np.zeros((20, 20))], -1).reshape(-1, 3)
+    splats.scales[:] = 0.07
+    splats.opacities[:] = 0.3
+    splats.sh[:] = formats.rgb_to_sh0(np.array([0.9, 0.5, 0.2], np.float32))
+    scene.camera.location = (0, 0, 4)
+    scene.camera.rotation_euler = (0, 0, 0)
+    bpy.context.view_layer.update()
+    add(formats, tmp_path / "s", splats)
+    bpy.ops.viewtime.prepare_render()
+    scene.cycles.min_transparent_bounces = 128  # no grain: the question is what is drawn
+    picture = render(scene, tmp_path)
+    assert psnr(picture, ewa(scene, splats, colors_of(formats, splats))) > 45
+
+
+def test_an_opaque_splat_gives_its_own_colour_back_and_a_mesh_hides_it(scene, formats, tmp_path):
+    color = np.array([[0.8, 0.4, 0.1]], np.float32)
+    one = formats.Gaussians(
+        means=np.zeros((1, 3), np.float32), scales=np.full((1, 3), 2, np.float32),
+        rotations=np.array([[1, 0, 0, 0]], np.float32), opacities=np.ones(1, np.float32),
+        sh=formats.rgb_to_sh0(color)[:, None],
+    )
+    ob = add(formats, tmp_path / "s", one)
+    middle = render(scene, tmp_path)[SIZE // 2, SIZE // 2]
+    assert np.abs(middle - color).max() < 0.01
+    bpy.ops.mesh.primitive_cube_add(size=0.5, location=(0.75, -2.0, 0.5))
+    middle = render(scene, tmp_path)[SIZE // 2, SIZE // 2]
+    assert middle.max() < 0.5, "an unlit cube stands between"
+    assert ob.modifiers[0].node_group.name == "Viewtime Splats"
+
+
+def test_splats_behind_the_camera_draw_nothing(scene, formats, tmp_path):
+    splats = gaussians(formats, 20)
+    splats.means[:] = 2 * np.array(scene.camera.location) + splats.means
+    add(formats, tmp_path / "s", splats)
+    picture = render(scene, tmp_path)
+    assert np.abs(picture - display(np.array(BACKGROUND))).max() < 0.01
+
+
+def test_render_settings_change_only_when_asked(scene, formats, tmp_path, viewtime):
+    advice = importlib.import_module(f"{viewtime}.display").advice
+    before = (scene.cycles.transparent_max_bounces, scene.cycles.min_transparent_bounces,
+              scene.view_settings.view_transform, scene.cycles.samples)
+    add(formats, tmp_path / "s", gaussians(formats, 3))
+    assert before == (scene.cycles.transparent_max_bounces, scene.cycles.min_transparent_bounces,
+                      scene.view_settings.view_transform, scene.cycles.samples)
+    assert "transparent bounces" in advice(scene)[0]
+    bpy.ops.viewtime.prepare_render()
+    assert advice(scene) == []
+    assert (scene.cycles.transparent_max_bounces, scene.cycles.min_transparent_bounces) == (128, 16)
+    assert before[2:] == (scene.view_settings.view_transform, scene.cycles.samples)
