@@ -154,10 +154,13 @@ def test_a_truncated_file_is_refused(folder, make_gaussians, keep):
 
 
 @pytest.mark.parametrize("count", ["7", "1000000000000", "9" * 400, "-1", "1e9", "0x10"])
-def test_a_lying_count_allocates_nothing(folder, make_gaussians, count):
+@pytest.mark.parametrize("more", [False, True])
+def test_a_lying_count_allocates_nothing(folder, make_gaussians, count, more):
     path = folder / "lie.ply"
     write_ply(path, make_gaussians(6))
     raw = path.read_bytes().replace(b"element vertex 6\n", f"element vertex {count}\n".encode())
+    if more:  # bytes of another element may follow the vertices, so more than needed is no lie
+        raw = raw.replace(b"end_header", b"element face 1\nproperty float a\nend_header")
     path.write_bytes(raw)
     tracemalloc.start()
     with pytest.raises(PlyError):
