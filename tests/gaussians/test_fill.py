@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import numpy as np
-from viewtime_formats.rig import Camera
 
 from viewtime.gaussians.fill import push_pull, segments
 from viewtime.gaussians.project import BEHIND, SAME, THROUGH, UNSEEN, judge_points, project_points
+from viewtime_formats.rig import Camera
 
 
 def test_a_depth_map_falls_apart_at_its_jumps():

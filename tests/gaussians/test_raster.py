@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from viewtime_formats.gaussians import SH_C0, Gaussians, rgb_to_sh0
-from viewtime_formats.rig import Camera
 
 from viewtime.gaussians import render
 from viewtime.gaussians.ops import empty
+from viewtime_formats.gaussians import SH_C0, Gaussians, rgb_to_sh0
+from viewtime_formats.rig import Camera
 
 SIZE = (37, 29)
 BACKGROUND = np.array([0.2, 0.5, 0.9])
@@ -62,8 +62,10 @@ def harmonics(degree: int, direction: torch.Tensor) -> torch.Tensor:
             norm = math.sqrt(
                 (2 * n + 1) / (4 * math.pi) * math.factorial(n - k) / math.factorial(n + k)
             )
-            wave = torch.ones_like(phi) if m == 0 else math.sqrt(2) * (
-                torch.cos(k * phi) if m > 0 else torch.sin(k * phi)
+            wave = (
+                torch.ones_like(phi)
+                if m == 0
+                else math.sqrt(2) * (torch.cos(k * phi) if m > 0 else torch.sin(k * phi))
             )
             columns.append(norm * wave * legendre[n, k])
     return torch.stack(columns, -1)
@@ -123,11 +125,15 @@ def gsplat_projection(gaussians, view, dilation):
         eps2d=dilation,
     )
     a, b, c = conics[0].unbind(-1)
-    return centres[0], torch.stack([torch.stack([a, b], -1), torch.stack([b, c], -1)], -2), depths[0]
+    return (
+        centres[0],
+        torch.stack([torch.stack([a, b], -1), torch.stack([b, c], -1)], -2),
+        depths[0],
+    )
 
 
 def oracle(gaussians: Gaussians, view: Camera, projection, dilation: float):
-    """Colour (H, W, 3), alpha (H, W), weighted depth (H, W): every splat at every pixel, float64."""
+    """Colour (H, W, 3), alpha (H, W), weighted depth (H, W): all splats at all pixels."""
     centres, conics, depths = projection(gaussians, view, dilation)
     direction = torch.from_numpy(gaussians.means).double() - torch.tensor(view.center)
     direction = direction / direction.norm(dim=-1, keepdim=True)
@@ -161,9 +167,7 @@ def test_a_picture_matches_the_float64_formula(degree, dilation):
     shown = render(gaussians, view, background=BACKGROUND, dilation=dilation)
     colour, alpha, depth = oracle(gaussians, view, own_projection, dilation)
     np.testing.assert_allclose(shown.alpha, alpha, atol=3e-4)
-    np.testing.assert_allclose(
-        shown.color, colour + (1 - alpha)[..., None] * BACKGROUND, atol=1e-3
-    )
+    np.testing.assert_allclose(shown.color, colour + (1 - alpha)[..., None] * BACKGROUND, atol=1e-3)
     seen = alpha > 1 / 255
     assert 0.5 < seen.mean() < 1
     np.testing.assert_allclose(shown.depth[seen] * shown.alpha[seen], depth[seen], atol=3e-3)

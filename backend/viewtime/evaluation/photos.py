@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from viewtime.evaluation.metrics import psnr, ssim
 from viewtime.gaussians.fill import push_pull
+from viewtime.gaussians.lift import clean_depth
 from viewtime.gaussians.raster_cpu import render
 from viewtime.grid import grid_from_capture
 from viewtime.reconstructor.captured import background_from_sky, fuse_views
@@ -28,8 +29,9 @@ PHOTO_DEPTH_NOISE = 0.01
 class LeftOut(NamedTuple):
     """One view drawn from the others.
 
-    psnr in dB and ssim count the whole picture, whose holes are filled smoothly; covered is the
-    share of pixels that the others' splats cover, psnr_covered counts those alone (nan for none).
+    psnr in dB and ssim count the whole picture (holes show the sky or are filled smoothly);
+    covered is the share of pixels that the others' splats cover, and psnr_covered counts those
+    alone (nan where there are none).
     """
 
     view: int
@@ -57,7 +59,9 @@ def leave_one_out_views(
         sky = background_from_sky(images[others], depths[others])
         shown = render(splats, camera, background=sky, dilation=dilation)
         covered = shown.alpha > 0.5
-        picture = push_pull(shown.color, covered, sky)
+        # What nobody covers is the sky where there is one, else a hole to fill from around it.
+        has_sky = np.isinf(clean_depth(depths[others])).any()
+        picture = shown.color if has_sky else push_pull(shown.color, covered)
         seen, truth = np.clip(shown.color, 0, 1)[covered], images[v][covered]
         results.append(
             LeftOut(

@@ -26,8 +26,8 @@ EDGE = 0.02
 """Relative second difference of 1/z over which a pixel lies at a depth edge."""
 LONE = 0.3
 """Relative slope of 1/z per pixel that no surface has, only a pixel between strangers."""
-MAX_STRETCH = 2.5
-"""A disk is stretched along the slant by 1/cos, at most by this."""
+MAX_STRETCH = 10.0
+"""A disk is stretched along the slant by 1/cos, at most by this. Less tears distant ground."""
 THICKNESS = 0.1
 """Extent along the normal, as a share of the extent across the slant."""
 OPACITY = 0.98
