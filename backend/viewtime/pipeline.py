@@ -184,7 +184,7 @@ def _captured(capture: Capture, out: Path, options: RunOptions, report: Reporter
 
 def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporter) -> RunResult:
     """References to the full grid with the generator, then to splats with the reconstructor."""
-    seconds = {"read": 0.0, "prior": 0.0, "generate": 0.0, "reconstruct": 0.0}
+    seconds = {"read": 0.0, "load": 0.0, "prior": 0.0, "generate": 0.0, "reconstruct": 0.0}
     from viewtime.convert import what_happens
     from viewtime.grid import FrameGrid, grid_from_capture, write_grid
 
@@ -197,7 +197,13 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
         background = _sky_colour(grid)
     seconds["read"] = report.elapsed()
 
+    # Both models before the first long stage: a missing one must not be found out at the end.
     missing = int((~grid.known).sum())
+    report.stage("load", 0, "loading the models")
+    generator = warm_generator(options.generator) if missing else None
+    reconstructor = warm_reconstructor(options.reconstructor)
+    seconds["load"] = report.elapsed()
+
     prior = None
     if missing and options.use_prior and _has_prior(capture):
         report.stage("prior", 0, "reprojecting the references")
@@ -217,14 +223,9 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
         report.check()
 
     frames = grid.frames
-    if missing:
-        report.stage("generate", options.steps, "loading the generator")
-        loading = time.monotonic()
+    if generator is not None:
         from viewtime.generator.generate import generate
 
-        generator = warm_generator(options.generator)
-        seconds["generate"] = time.monotonic() - loading
-        # A stage of its own for the clock: loading says nothing about the time that steps take.
         report.stage("generate", options.steps, f"{missing} of {grid.known.size} frames missing")
         frames = generate(
             generator,
@@ -235,16 +236,16 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
             on_step=lambda step, total, _frames: report.step(step, total, "generating frames"),
             should_cancel=report.should_cancel,
         )
-        seconds["generate"] += report.elapsed()
+        seconds["generate"] = report.elapsed()
         report.check()
     filled = FrameGrid(frames=frames, known=grid.known, depth=grid.depth)
     write_grid(out / "grid", filled)
 
-    report.stage("reconstruct", capture.times, "loading the reconstructor")
     from viewtime.reconstructor.lift import reconstruct
 
+    report.stage("reconstruct", capture.times, "lifting frames to Gaussians")
     reconstruction = reconstruct(
-        warm_reconstructor(options.reconstructor),
+        reconstructor,
         filled,
         rig,
         prior_depth=None if prior is None else prior.depth,

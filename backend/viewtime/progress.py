@@ -17,7 +17,7 @@ class Cancelled(Exception):
 class Progress:
     """Where a run is: step `step` of `total` in `stage`; `eta_seconds` counts to the stage's end.
 
-    stage: "read", "prior", "generate" or "reconstruct". eta_seconds is None while it is unknown.
+    stage: "read", "load", "prior", "generate" or "reconstruct". eta_seconds is None while unknown.
     """
 
     stage: str

@@ -98,6 +98,7 @@ def test_references_become_a_grid_and_its_splats(reference_capture, small_models
     assert (result.route, result.views, result.times, result.width) == ("generated", 3, 5, 32)
     assert list(dict.fromkeys(p.stage for p in seen)) == [
         "read",
+        "load",
         "prior",
         "generate",
         "reconstruct",
@@ -109,7 +110,18 @@ def test_references_become_a_grid_and_its_splats(reference_capture, small_models
     sequence = read_sequence(result.splats)
     assert sequence.complete and sequence.provenance["route"] == "generated"
     assert min(result.gaussians_per_step) > 100
-    assert sorted(result.seconds) == ["generate", "prior", "read", "reconstruct"]
+    assert sorted(result.seconds) == ["generate", "load", "prior", "read", "reconstruct"]
+
+
+def test_a_missing_model_is_told_before_anything_is_generated(
+    reference_capture, small_models, tmp_path
+):
+    seen = []
+    options = RunOptions(size=32, **{**small_models, "reconstructor": str(tmp_path / "nothing")})
+    with pytest.raises(ViewtimeError, match="nothing"):
+        pipeline.run(reference_capture, tmp_path / "out", options, on_progress=seen.append)
+    assert {p.stage for p in seen} == {"read", "load"}
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_prior_is_made_when_it_is_not_wanted(reference_capture, small_models, tmp_path):
