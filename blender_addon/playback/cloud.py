@@ -73,8 +73,10 @@ def _resized(cloud: bpy.types.PointCloud, count: int) -> bpy.types.PointCloud:
         fresh[key] = cloud[key]
     name = cloud.name
     cloud.user_remap(fresh)
-    bpy.data.pointclouds.remove(cloud)
-    fresh.name = name
+    # Removing a cloud that something still uses would remove its objects with it.
+    if cloud.users == 0:
+        bpy.data.pointclouds.remove(cloud)
+        fresh.name = name
     return fresh
 
 

@@ -49,24 +49,18 @@ def _load(_path: str = "", _more: object = None) -> None:
 @persistent
 def _before_save(path: str = "", _more: object = None) -> None:
     """Keep splats out of the file, and spell folders relative to where it is going."""
-    for ob in list(sequence_object.sequences()):
-        if ob.library is not None:
-            continue
-        _folders[ob.session_uid] = sequence_object.absolute_folder(ob)
-    for ob in list(sequence_object.sequences()):
-        if ob.library is not None:
-            continue
-        target = path or bpy.data.filepath
-        ob.viewtime.folder = sequence_object.stored_folder(_folders[ob.session_uid], target)
-        full = ob.data
-        if full.library is None and not full.use_fake_user:
-            empty = bpy.data.pointclouds.new(full.name)
-            for material in full.materials:
-                empty.materials.append(material)
-            if hasattr(full, "type"):
-                empty.type = full.type
-            _aside[ob.session_uid] = full
-            ob.data = empty
+    target = path or bpy.data.filepath
+    # A linked object belongs to another file, which this one does not write.
+    own = [ob for ob in sequence_object.sequences() if ob.library is None]
+    for ob in own:
+        if sequence_object.home(ob) is None:
+            _folders[ob.session_uid] = sequence_object.absolute_folder(ob)
+    for ob in own:
+        if ob.session_uid in _folders:
+            ob.viewtime.folder = sequence_object.stored_folder(_folders[ob.session_uid], target)
+        if ob.data.library is None and not ob.data.use_fake_user:
+            _aside[ob.session_uid] = ob.data
+            ob.data = _empty_twin(ob.data)
 
 
 @persistent
@@ -77,12 +71,27 @@ def _after_save(_path: str = "", _more: object = None) -> None:
         if full is not None:
             empty = ob.data
             ob.data = full
-            bpy.data.pointclouds.remove(empty)
+            if empty.users == 0:
+                name = empty.name
+                bpy.data.pointclouds.remove(empty)
+                full.name = name
         folder = _folders.get(ob.session_uid)
         if folder is not None:
             ob.viewtime.folder = sequence_object.stored_folder(folder, bpy.data.filepath)
     _aside.clear()
     _folders.clear()
+
+
+def _empty_twin(full: bpy.types.PointCloud) -> bpy.types.PointCloud:
+    """A cloud without points that takes the name and the materials of `full`, for the file."""
+    name = full.name
+    full.name = f"{name} (in memory)"
+    empty = bpy.data.pointclouds.new(name)
+    for material in full.materials:
+        empty.materials.append(material)
+    if hasattr(full, "type"):
+        empty.type = full.type
+    return empty
 
 
 _HANDLERS = (

@@ -39,7 +39,18 @@ def message(ob: bpy.types.Object) -> str:
 
 def absolute_folder(ob: bpy.types.Object) -> Path:
     """The sequence's folder on this machine."""
-    return Path(os.path.normpath(bpy.path.abspath(ob.viewtime.folder, library=ob.library)))
+    return Path(os.path.normpath(bpy.path.abspath(ob.viewtime.folder, library=home(ob))))
+
+
+def home(ob: bpy.types.Object) -> bpy.types.Library | None:
+    """The file that the object's folder is relative to; None is the open one.
+
+    A library override has its folder from the library, unless a person has set another.
+    """
+    if ob.override_library is not None:
+        reference = ob.override_library.reference
+        return reference.library if reference.viewtime.folder == ob.viewtime.folder else None
+    return ob.library
 
 
 def stored_folder(folder: Path, blend: str) -> str:
@@ -119,6 +130,8 @@ def _timing_of(sequence: SplatSequence) -> Timing:
 
 def _show(ob: bpy.types.Object, frame: float) -> str:
     """Fill the object's cloud for a frame; returns the line to show, empty when all is well."""
+    if ob.library is not None:
+        return "Linked from another file: make a library override or a local copy to play it"
     sequence = open_sequence(ob)
     step = existing_step(timing(ob, sequence).step_at(frame), sequence.has_step)
     if step is None:
@@ -126,7 +139,7 @@ def _show(ob: bpy.types.Object, frame: float) -> str:
     held = f"{sequence.id}:{step}"
     if ob.data.get(_HELD) != held:
         arrays = reader.read(sequence, step)
-        if _shared_with_another(ob):
+        if ob.data.library is not None or _shared_with_another(ob):
             ob.data = ob.data.copy()
         data = cloud.write(ob.data, arrays)
         data[_HELD] = held
