@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example: a toy table with a train, a windmill, a rolling ball, a top and a hopping box, in motion.
+"""The example: a toy table with a train, a windmill, a rolling ball, a top and a hopping box.
 Made by code alone, without any file; it never touches anything but the scene it makes."""
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import bpy
 from mathutils import Euler, Matrix, Vector
 
 FRAME_START, FRAME_END, FPS = 1, 33, 24
-TABLE_RADIUS = 3.0
 TARGET = (0.0, 0.0, 0.45)  # what a rig should look at; the 3D cursor stands there
 SKY = "#BFDDE6"
 
@@ -69,9 +68,8 @@ class Paint:
         ramp = self.node("ShaderNodeValToRGB")
         ramp.color_ramp.interpolation = "CONSTANT"
         elements = ramp.color_ramp.elements
-        for i, colour in enumerate(colours):
-            while len(elements) <= i:
-                elements.new(0.5)
+        while len(elements) < len(colours):
+            elements.new(0.5)
         while len(elements) > len(colours):
             elements.remove(elements[-1])
         for i, colour in enumerate(colours):
@@ -197,8 +195,11 @@ def empty(name: str, parent=None, at=(0.0, 0.0, 0.0)) -> bpy.types.Object:
     return ob
 
 
-def lathe(profile: Sequence[tuple[float, float]], segments: int = 48):
-    """A solid of revolution about z from (radius, z) points, bottom to top."""
+def lathe(profile: Sequence[tuple[float, float]], segments: int = 48, hollow: bool = False):
+    """A solid of revolution about z from (radius, z) points, bottom to top.
+
+    With `hollow` the points go round a closed outline instead, and the middle stays open.
+    """
 
     def build(shape: bmesh.types.BMesh) -> None:
         rings = []
@@ -207,12 +208,13 @@ def lathe(profile: Sequence[tuple[float, float]], segments: int = 48):
                 shape.verts.new((radius * math.cos(a), radius * math.sin(a), z))
                 for a in (2 * math.pi * i / segments for i in range(segments))
             ])
-        for low, high in zip(rings, rings[1:]):
+        for low, high in zip(rings, rings[1:] + (rings[:1] if hollow else [])):
             for i in range(segments):
                 j = (i + 1) % segments
                 shape.faces.new((low[i], low[j], high[j], high[i]))
-        shape.faces.new(reversed(rings[0]))
-        shape.faces.new(rings[-1])
+        if not hollow:
+            shape.faces.new(reversed(rings[0]))
+            shape.faces.new(rings[-1])
 
     return build
 
@@ -283,11 +285,11 @@ def make_table() -> None:
             paint.checker(CREAM, MINT, 2.2),
         ),
     )
-    add("Table", lathe([(2.6, -0.3), (2.94, -0.22), (3.0, -0.1), (2.97, -0.02), (2.9, 0.0)], 96),
+    add("Table", lathe([(2.45, -0.3), (2.74, -0.22), (2.8, -0.1), (2.78, -0.03), (2.72, 0.0)], 96),
         paint.done(mat))
     track = Paint("Track")
     ties = track.bands(track.angle(44), [NAVY, NAVY, "#8C6A48"])
-    add("Track", lathe([(2.1, 0.0), (2.1, 0.05), (2.56, 0.05), (2.56, 0.0)], 96),
+    add("Track", lathe([(2.1, -0.02), (2.1, 0.05), (2.56, 0.05), (2.56, -0.02)], 96, True),
         track.done(ties))
 
 
@@ -299,11 +301,10 @@ def make_windmill() -> None:
     add("Roof", lathe([(0.36, 1.3), (0.37, 1.34), (0.03, 1.78), (0.01, 1.79)]),
         roof.done(roof.bands(roof.angle(6), [NAVY, TEAL])))
     door = Paint("Door")
-    add("Door", box(0.1, 0.22, 0.36), door.done(door.flat(PLUM)), at=(0.29, -0.32, 0.18),
-        turned=(0, 0, math.radians(-48)), bevel=0.03)
-    facing = math.radians(-18)
+    add("Door", box(0.1, 0.22, 0.36), door.done(door.flat(PLUM)), at=(0.14, -0.4, 0.18),
+        turned=(0, 0, math.radians(-71)), bevel=0.03)
+    facing = math.radians(-50)
     hub = empty("Sails", at=(0.36 * math.cos(facing), 0.36 * math.sin(facing), 1.18))
-    hub.rotation_mode = "ZXY"
     add("Hub", sphere(0.09), plain("Hub", MUSTARD), parent=hub)
     for i in range(4):
         sail = Paint(f"Sail {i}")
@@ -315,7 +316,6 @@ def make_windmill() -> None:
         blade.location = (0.05, -0.46 * math.sin(arm), 0.46 * math.cos(arm))
     animate(hub, lambda s: (hub.location.copy(),
                             Euler((0.35 + math.radians(50) * s, 0, facing), "XYZ"), still()))
-    hub.rotation_mode = "XYZ"
 
 
 def make_train() -> None:
@@ -367,7 +367,7 @@ def make_ball() -> None:
     panels = paint.bands(paint.angle(6 / 6), [CORAL, CREAM, MUSTARD, CREAM, TEAL, CREAM])
     radius = 0.36
     ball = add("Ball", sphere(radius), paint.done(panels))
-    start, way = Vector((0.1, -1.28, radius)), Vector((0.72, 0.5, 0)).normalized()
+    start, way = Vector((0.42, -1.3, radius)), Vector((0.72, 0.5, 0)).normalized()
     tilt = Euler((0.5, 0.9, 0.3)).to_matrix()
 
     def roll(s: float) -> Pose:
@@ -425,7 +425,8 @@ def make_rings() -> None:
     base = empty("Stack", at=(-1.15, 0.62, 0.0))
     add("Stack foot", lathe([(0.4, 0.0), (0.42, 0.05), (0.38, 0.1), (0.07, 0.11), (0.07, 1.0),
                              (0.03, 1.06)]), plain("Stack foot", SAND), parent=base)
-    for i, (radius, colour) in enumerate(((0.3, CORAL), (0.25, MUSTARD), (0.2, LEAF), (0.15, NAVY))):
+    sizes = ((0.3, CORAL), (0.25, MUSTARD), (0.2, LEAF), (0.15, NAVY))
+    for i, (radius, colour) in enumerate(sizes):
         paint = Paint(f"Ring {i}")
         hoop = add(f"Ring {i}", ring(radius, 0.115),
                    paint.done(paint.bands(paint.angle(6), [colour, colour, CREAM])), parent=base)
@@ -494,13 +495,13 @@ def make_light(scene: bpy.types.Scene) -> None:
 
 def make_camera(scene: bpy.types.Scene) -> None:
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
-    camera.data.lens = 55
-    azimuth, elevation, distance = math.radians(-82), math.radians(33), 10.6
+    camera.data.lens = 63
+    azimuth, elevation, distance = math.radians(-82), math.radians(36), 10.6
     level = distance * math.cos(elevation)
     place = Vector(TARGET) + Vector((
         level * math.cos(azimuth), level * math.sin(azimuth), distance * math.sin(elevation)
     ))
-    look = (Vector((0.0, 0.0, 0.3)) - place).to_track_quat("-Z", "Y")
+    look = (Vector((0.0, 0.0, -0.1)) - place).to_track_quat("-Z", "Y")
     camera.matrix_world = Matrix.LocRotScale(place, look, None)
     scene.collection.objects.link(camera)
     scene.camera = camera

@@ -45,7 +45,7 @@ class VIEWTIME_OT_capture(bpy.types.Operator):
 
     folder: StringProperty(
         name="Folder", description="New or empty folder; empty takes the scene's",
-        subtype="DIR_PATH",
+        subtype="DIR_PATH", options={"PATH_SUPPORTS_BLEND_RELATIVE"},
     )
     what: EnumProperty(
         name="What", items=WHAT, options={"ENUM_FLAG"}, default={"FIXED", "FREEZE", "DEPTH"}

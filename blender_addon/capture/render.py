@@ -81,7 +81,7 @@ def capture_places(
 ) -> list[tuple[int, int]]:
     """(view, time) of every cell to render, by time and then by view. Raises CaptureError."""
     if not what & {"FIXED", "FREEZE", "GRID"}:
-        raise CaptureError("Nothing to capture: choose the clip, the freeze-time frames or the grid")
+        raise CaptureError("Nothing to capture: choose clip, freeze-time frames or grid")
     if "FREEZE" in what and not 0 <= freeze_time < times:
         raise CaptureError(f"Freeze time {freeze_time}; with {times} times, 0 to {times - 1} exist")
     return [
@@ -107,7 +107,7 @@ def capture_resolution(scene: bpy.types.Scene, size: int) -> tuple[int, int]:
 
 
 @contextmanager
-def borrowed(scene: bpy.types.Scene, cameras: Sequence[bpy.types.Object]) -> Iterator[Callable]:
+def borrowed(scene: bpy.types.Scene) -> Iterator[Callable]:
     """Lend the scene's settings: yields set(owner, name, value); all are put back on leaving.
 
     The frame, the camera and the cameras bound to timeline markers are put back as well.
@@ -145,7 +145,7 @@ def _prepare(
     scene: bpy.types.Scene, cameras: Sequence[bpy.types.Object], layer: bpy.types.ViewLayer,
     width: int, height: int, depth: bool, lend: Callable,
 ) -> None:
-    """One sharp, whole, uncomposited picture per cell: depth and colour must meet pixel by pixel."""
+    """One sharp, whole, uncomposited picture per cell: depth and colour meet pixel by pixel."""
     render = scene.render
     for name, value in (
         ("resolution_x", width), ("resolution_y", height), ("resolution_percentage", 100),
@@ -196,8 +196,8 @@ def _render_cell(
         _image_format(scene, "OPEN_EXR_MULTILAYER")
         result.save_render(str(layers), scene=scene)
     except RuntimeError as error:
-        lines = str(error).strip().splitlines() or ["unknown reason"]
-        raise CaptureError(f"Blender could not render: {lines[0].removeprefix('Error: ')}") from None
+        reason = str(error).strip().splitlines()[0].removeprefix("Error: ")
+        raise CaptureError(f"Blender could not render: {reason}") from None
     depth = read_depth_pass(layers)
     layers.unlink()
     return depth
@@ -282,7 +282,7 @@ def render_steps(
     cells: list[Cell] = []
     skies: dict[int, np.ndarray] = {}
     try:
-        with borrowed(scene, cameras) as lend:
+        with borrowed(scene) as lend:
             _prepare(scene, cameras, layer, width, height, depth, lend)
             rig = _still_cameras(scene, cameras, frames, width, height)
             for view, time in places:

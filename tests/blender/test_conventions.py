@@ -16,14 +16,13 @@ from mathutils import Euler, Matrix, Vector
 
 
 @pytest.fixture
-def conventions():
-    return importlib.import_module("bl_ext.user_default.viewtime.conventions")
+def conventions(viewtime):
+    return importlib.import_module(f"{viewtime}.conventions")
 
 
 @pytest.fixture
-def scene():
-    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
-    return bpy.context.scene
+def scene(empty_scene):
+    return empty_scene
 
 
 def new_camera(scene, name="Camera"):
