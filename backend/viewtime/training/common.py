@@ -145,8 +145,17 @@ def examples(
 
 def _produce(make: Callable[[int], Any], start: int, stop: int, made: Any) -> None:
     torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
     for number in range(start, stop):
-        made.put(make(number))
+        example = make(number)
+        while True:
+            try:
+                made.put(example, timeout=5)
+                break
+            except queue.Full:
+                if parent is None or not parent.is_alive():
+                    made.cancel_join_thread()  # nobody will ever read what is left
+                    return
 
 
 class Log:

@@ -39,7 +39,7 @@ class Report:
         pictures: list[np.ndarray] = []
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             for number, example in enumerate(self.examples):
-                row, frames = self._judge(generator, example, without_prior=number < 2)
+                row, frames = self._judge(generator, example, without_prior=number == 0)
                 rows.append(row)
                 pictures.append(_sheet(example, frames))
         model.train()
