@@ -60,6 +60,8 @@ class VIEWTIME_PT_rig(_SidebarPanel, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, scene = self.layout, context.scene
+        # A capture lends itself the scene's camera; nobody should change it meanwhile.
+        layout.enabled = not scene.viewtime.capture_message
         layout.prop(scene, "camera")
         self.step(context, readiness.missing_for_rig(scene)).operator("viewtime.rig_arc")
         layout.operator("viewtime.rig_from_selection")
@@ -111,6 +113,7 @@ class VIEWTIME_PT_generate(_SidebarPanel, bpy.types.Panel):
         settings = scene.viewtime
         layout.use_property_split = True
         layout.use_property_decorate = False
+        layout.enabled = not settings.capture_message
         column = layout.column()
         column.enabled = session.current() is None
         column.prop(settings, "output_folder")
@@ -120,7 +123,7 @@ class VIEWTIME_PT_generate(_SidebarPanel, bpy.types.Panel):
             pair.prop(settings, "steps")
             pair.prop(settings, "seed")
         if session.current() is not None:
-            self.draw_progress(layout, settings)
+            self.draw_progress(context, layout, settings)
         else:
             missing = readiness.missing_for_generate(
                 scene, preferences.backend_python(), preferences.announced()
@@ -133,13 +136,18 @@ class VIEWTIME_PT_generate(_SidebarPanel, bpy.types.Panel):
         row.operator("viewtime.backend_stop", text="", icon="SNAP_FACE")
 
     @staticmethod
-    def draw_progress(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
-        text = settings.job_message or settings.job_state
+    def draw_progress(
+        context: bpy.types.Context,
+        layout: bpy.types.UILayout,
+        settings: bpy.types.PropertyGroup,
+    ) -> None:
+        text = f"{settings.job_progress:.0%}"
         if settings.job_eta >= 0:
             text = f"{text}, {duration(settings.job_eta)} left"
         row = layout.row(align=True)
         row.progress(factor=settings.job_progress, type="BAR", text=text)
         row.operator("viewtime.cancel", text="", icon="X")
+        sentence(layout, context, settings.job_message)
 
     @staticmethod
     def draw_last_job(

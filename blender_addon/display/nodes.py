@@ -22,9 +22,18 @@ class Tree:
         """A node with properties `settings` and inputs by name or index."""
         node = self.tree.nodes.new(kind)
         for name, value in settings.items():
-            setattr(node, name, value)
+            if hasattr(node, name):
+                setattr(node, name, value)
+            else:
+                # 5.x turned such choices into menu sockets: pattern_mode='EXACT' became the
+                # input "Pattern Mode" with the item "Exact".
+                menu = node.inputs[name.replace("_", " ").title()]
+                menu.default_value = value.replace("_", " ").title()
         for key, value in (inputs or {}).items():
-            self._feed(node.inputs[key], value)
+            # A name may occur once for each data type; 5.2 keeps the present type's alone, so
+            # that an index means different sockets in different versions.
+            named = (s for s in node.inputs if s.name == key and s.enabled)
+            self._feed(node.inputs[key] if isinstance(key, int) else next(named), value)
         return node
 
     def math(self, operation: str, *values: Value) -> bpy.types.NodeSocket:

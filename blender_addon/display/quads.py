@@ -75,11 +75,9 @@ def _build(tree: bpy.types.NodeTree) -> None:
     direction, guarded = camera.directions(center)
     depth = t.separate(center)[2]
     axis_u, axis_v = _quad_axes(t, camera, guarded)
-    jitter = t.math(
-        "MULTIPLY", depth,
-        t.node("FunctionNodeRandomValue", {2: -_DEPTH_JITTER, 3: _DEPTH_JITTER},
-               data_type="FLOAT").outputs[1],
-    )
+    random = t.node("FunctionNodeRandomValue", {"Min": -_DEPTH_JITTER, "Max": _DEPTH_JITTER},
+                    data_type="FLOAT")
+    jitter = t.math("MULTIPLY", depth, next(s for s in random.outputs if s.enabled))
     moved = t.vector("ADD", center, t.vector("SCALE", direction, jitter))
 
     points = t.node("GeometryNodeDeleteGeometry", {
