@@ -12,8 +12,8 @@ from typing import Any
 
 from viewtime_formats.errors import ViewtimeError
 
-_FOLDER = Path(__file__).parent / "bundled"
-CARD_FIELDS = ("name", "what", "licence", "training_data", "command", "limits")
+FOLDER = Path(__file__).parent / "bundled"
+CARD_FIELDS = ("name", "what", "licence", "training_data", "command", "limits", "files")
 
 
 class ModelError(ViewtimeError):
@@ -22,7 +22,7 @@ class ModelError(ViewtimeError):
 
 def bundled_names() -> list[str]:
     """Names of the bundled models, sorted."""
-    return sorted(path.parent.name for path in _FOLDER.glob("*/card.json"))
+    return sorted(path.parent.name for path in FOLDER.glob("*/card.json"))
 
 
 def bundled_path(name: str) -> Path:
@@ -30,7 +30,7 @@ def bundled_path(name: str) -> Path:
     if name not in bundled_names():
         there = ", ".join(bundled_names()) or "none"
         raise ModelError(f"no bundled model named {name!r} (there are: {there})")
-    return _FOLDER / name
+    return FOLDER / name
 
 
 def read_card(name: str) -> dict[str, Any]:
