@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Float32 depth out of the multilayer EXR that Blender writes, and into an EXR of one channel "Z".
+"""Float32 depth out of the multilayer EXR that Blender writes, and into an EXR of one channel "Y".
 It reads uncompressed scanline files alone, which is what render.py asks Blender for."""
 
 from __future__ import annotations
@@ -96,10 +96,13 @@ def _channels(raw: bytes) -> dict[str, tuple[int, np.dtype]]:
 
 
 def write_depth_exr(path: Path, depth: np.ndarray) -> None:
-    """Write (H, W) float32 as a ZIP-compressed scanline EXR with the single channel "Z"."""
+    """Write (H, W) float32 as a ZIP-compressed scanline EXR with the single channel "Y".
+
+    "Y" and not "Z", because Blender opens a file that has nothing but a "Z" as noise.
+    """
     height, width = depth.shape
     window = struct.pack("<4i", 0, 0, width - 1, height - 1)
-    channels = b"Z\0" + struct.pack("<iB3xii", 2, 0, 1, 1) + b"\0"
+    channels = b"Y\0" + struct.pack("<iB3xii", 2, 0, 1, 1) + b"\0"
     header = b"".join(
         name + b"\0" + kind + b"\0" + struct.pack("<i", len(value)) + value
         for name, kind, value in (

@@ -215,9 +215,12 @@ def test_depth_is_planar_z_of_the_pixel_centre_and_the_camera_is_the_one_in_the_
     cameras = rig(scene)
     written = {}
     write = render.write_depth_exr
-    monkeypatch.setattr(
-        render, "write_depth_exr", lambda path, z: (written.update({path.stem: z}), write(path, z))
-    )
+
+    def spy(path, z):
+        written[path.stem] = z
+        write(path, z)
+
+    monkeypatch.setattr(render, "write_depth_exr", spy)
     capture = render.render_cells(scene, cameras[1:], [5], tmp_path / "c")
     scene.frame_set(5)
     graph = bpy.context.evaluated_depsgraph_get()
@@ -234,9 +237,9 @@ def test_depth_is_planar_z_of_the_pixel_centre_and_the_camera_is_the_one_in_the_
                 continue
             z = camera.rotation[2] @ np.array(place) + camera.translation[2]
             compared += abs(depth[v, u] - z) < 1e-3 * z
-    # All but the pixels that an edge of the cube crosses.
-    assert sky > 20 and compared > 40
-    assert compared + sky >= 11 * 11 - 3
+    assert sky > 20 and compared > 25
+    # All but pixels that an edge of the cube may cross.
+    assert compared + sky >= 11 * 11 - 2
 
 
 def test_blender_reads_our_depth_file_back_bit_for_bit(render, tmp_path):
