@@ -88,6 +88,7 @@ class Session:
                 eta=-1.0 if eta is None else eta,
             )
         elif update.kind == "broken":
+            threading.Thread(target=keeper.drop_if_dead, daemon=True).start()
             show(scene, state="interrupted", message=sentence(data["message"]), eta=-1.0)
         elif update.kind == "end":
             words = data.get("error") or data["message"]
@@ -133,7 +134,7 @@ def backend_in_words() -> str:
         return _aside_words
     backend = keeper.current()
     if backend is None:
-        return _aside_words or "Backend: not started yet"
+        return _aside_words or "Backend: not running"
     if not backend.owned:
         return f"Backend: attached on port {backend.client.port}"
     if backend.alive():

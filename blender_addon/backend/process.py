@@ -301,6 +301,13 @@ class Keeper:
         """What get returned last, alive or not; never blocks on a start in progress."""
         return self._backend
 
+    def drop_if_dead(self) -> None:
+        """Forget a backend that no longer answers. Blocks for as long as asking takes."""
+        with self._lock:
+            if self._backend is not None and not self._backend.alive():
+                self._backend.stop()
+                self._backend = None
+
     def stop(self) -> bool:
         """Stop our backend, or let go of one we attached to; False when there is none."""
         with self._lock:

@@ -286,7 +286,7 @@ def test_generate_brings_the_splats_into_the_scene(scene, tmp_path) -> None:
 
 
 def test_cancel_answers_within_a_second_and_leaves_nothing_behind(addon, scene, tmp_path) -> None:
-    folder = write_capture(tmp_path / "long", times=600)
+    folder = write_capture(tmp_path / "long", times=250)
     scene.viewtime.capture_folder = str(folder)
     assert bpy.ops.viewtime.generate(wait=False) == {"FINISHED"}
     until(lambda: addon.session.pump(0.1) == "running" and scene.viewtime.job_progress > 0, 60)
@@ -313,7 +313,7 @@ def test_cancelling_before_the_backend_is_up_submits_nothing(addon, scene) -> No
 def test_a_backend_that_dies_mid_job_is_one_message_and_generate_goes_on(
     addon, scene, tmp_path
 ) -> None:
-    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=100))
+    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=60))
     bpy.ops.viewtime.generate(wait=False)
     until(lambda: addon.session.pump(0.1) == "running" and scene.viewtime.job_progress > 0, 60)
     job, dead = scene.viewtime.job_id, addon.session.keeper.current()
@@ -323,6 +323,7 @@ def test_a_backend_that_dies_mid_job_is_one_message_and_generate_goes_on(
     assert "The backend ended" in scene.viewtime.job_message
     assert str(dead.log) in scene.viewtime.job_message
     assert addon.session.current() is None
+    until(lambda: addon.session.backend_in_words() == "Backend: not running")
     # The job was accepted, so it goes on, once, where it is asked for again.
     assert bpy.ops.viewtime.generate(wait=True) == {"FINISHED"}
     assert scene.viewtime.job_id == job
@@ -330,7 +331,7 @@ def test_a_backend_that_dies_mid_job_is_one_message_and_generate_goes_on(
 
 
 def test_a_reopened_file_finds_its_job_again(addon, scene, tmp_path) -> None:
-    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=100))
+    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=60))
     bpy.ops.viewtime.generate(wait=False)
     until(lambda: addon.session.pump(0.1) == "running", 60)
     job = scene.viewtime.job_id
@@ -401,7 +402,7 @@ def test_a_second_job_waits_for_the_first(addon, scene, tmp_path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGSTOP")
 def test_a_backend_that_hangs_does_not_hang_cancel(addon, scene, tmp_path) -> None:
-    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=600))
+    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=250))
     bpy.ops.viewtime.generate(wait=False)
     until(lambda: addon.session.pump(0.1) == "running", 60)
     process = addon.session.keeper.current().process
