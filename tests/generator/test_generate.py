@@ -177,3 +177,12 @@ def test_a_latent_is_as_valid_as_its_worst_pixel(wan_generator):
     latent = wan_generator.codec.shrink(maps)
     assert latent.shape == (1, 2, 2, 2, 2)
     assert latent.sum() == 15 and latent[0, 1, 1, 1, 0] == 0
+
+
+def test_the_function_is_found_whatever_was_imported_before():
+    import viewtime.generator.generation
+    import viewtime.generator.load  # noqa: F401
+    import viewtime.generator.sampler  # noqa: F401
+    from viewtime.generator import generate as found
+
+    assert found is viewtime.generator.generation.generate

@@ -13,7 +13,7 @@ _HOMES = {
     "Cancelled": "viewtime.generator.sampler",
     "Generator": "viewtime.generator.load",
     "GeneratorError": "viewtime.generator.errors",
-    "generate": "viewtime.generator.generate",
+    "generate": "viewtime.generator.generation",
     "load_generator": "viewtime.generator.load",
 }
 
@@ -23,6 +23,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value  # the submodule `generate` would otherwise shadow the function
-    return value
+    return getattr(importlib.import_module(_HOMES[name]), name)

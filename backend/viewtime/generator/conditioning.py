@@ -20,7 +20,7 @@ class Conditions:
     reference: (B, V, T, C, h, w), read where known. known: (B, V, T) bool.
     prior: (B, V, T, C, h, w) or None; known cells hold the reference. maps: (B, V, T, M, h, w)
     float in [0, 1] about the prior, None exactly when prior is; the first says where it is valid,
-    the others where its pixels come from (see `viewtime.generator.generate.prior_maps`).
+    the others where its pixels come from (see `viewtime.generator.generation.prior_maps`).
     text: (B, L, text_dim), L may be 0.
     """
 

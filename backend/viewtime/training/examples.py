@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from viewtime.data.synthetic import sample_grid
-from viewtime.generator.generate import prior_maps
+from viewtime.generator.generation import prior_maps
 from viewtime.generator.prior import only_references, reprojection_prior
 
 HELD_OUT_SEED = 900_000_000

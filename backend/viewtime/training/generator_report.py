@@ -17,7 +17,7 @@ import torch
 from viewtime.evaluation.metrics import mean_psnr
 from viewtime.generator.baselines import blend_references, nearest_reference
 from viewtime.generator.codec import PixelCodec
-from viewtime.generator.generate import generate
+from viewtime.generator.generation import generate
 from viewtime.generator.load import Generator
 from viewtime.generator.model import ViewTimeTransformer
 from viewtime.grid import FrameGrid
