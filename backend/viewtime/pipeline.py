@@ -224,7 +224,7 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
 
     frames = grid.frames
     if generator is not None:
-        from viewtime.generator.generate import generate
+        from viewtime.generator.generation import generate
 
         report.stage("generate", options.steps, f"{missing} of {grid.known.size} frames missing")
         frames = generate(
