@@ -95,20 +95,18 @@ class Backend:
             ),
         )["data"]
 
-    def wait_step(self, job_id: str, since: int = 0) -> None:
-        """Until the worker has written at least one timestep (after event `since`)."""
-        self.wait(
-            job_id,
-            lambda event: (
-                event["kind"] == "progress"
-                and event["seq"] > since
-                and event["data"]["stage"] == "reconstruct"
-                and event["data"]["step"] > 0
-            ),
-        )
+    def wait_step(self, job_id: str, attempt: int = 1) -> None:
+        """Until the worker of this attempt has written at least one timestep."""
+        running = False
 
-    def last_seq(self, job_id: str) -> int:
-        return self.get(f"/jobs/{job_id}/events").json()["events"][-1]["seq"]
+        def written(event: dict[str, Any]) -> bool:
+            nonlocal running
+            data = event["data"]
+            if event["kind"] == "state":
+                running = (data["state"], data["attempt"]) == ("running", attempt)
+            return running and data.get("stage") == "reconstruct" and data["step"] > 0
+
+        self.wait(job_id, written)
 
     def worker_pid(self) -> int:
         """The one child of the server."""
