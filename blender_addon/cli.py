@@ -55,8 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     ply = commands.add_parser("export", help="write a splat sequence as numbered 3DGS PLY files")
     ply.add_argument("--object", help="sequence object; may be left out when there is only one")
     ply.add_argument("--out", required=True, type=Path, help="folder for NAME.0001.ply and so on")
-    ply.add_argument("--frames", type=_frames, metavar="A:B",
-                     help="first and last scene frame (default: the whole sequence)")
+    ply.add_argument(
+        "--frames",
+        type=_frames,
+        metavar="A:B",
+        help="first and last scene frame (default: the whole sequence)",
+    )
     ply.set_defaults(run=_export)
     return parser
 

@@ -227,10 +227,7 @@ def _corner(t: Tree) -> Value:
 def _without(t: Tree, geometry: Value, *names: str) -> Value:
     """Drop attributes: realised quads would carry each of them four times."""
     for name in names:
-        node = t.node("GeometryNodeRemoveAttribute", {"Geometry": geometry, "Name": name})
-        if "*" in name and hasattr(node, "pattern_mode"):
-            node.pattern_mode = "WILDCARD"
-        elif "*" in name:  # since 5.0 the mode is a menu socket
-            node.inputs["Pattern Mode"].default_value = "Wildcard"
+        node = t.node("GeometryNodeRemoveAttribute", {"Geometry": geometry, "Name": name},
+                      pattern_mode="WILDCARD" if "*" in name else "EXACT")
         geometry = node.outputs[0]
     return geometry

@@ -79,7 +79,7 @@ def test_a_sequence_becomes_one_point_cloud_in_the_layout_of_native_splats(
     assert np.array_equal(positions(ob), wanted.means)
     assert np.array_equal(attribute(ob, "scale", "vector", 3), wanted.scales)
     assert np.array_equal(attribute(ob, "rotation", "value", 4), wanted.rotations)
-    stored = attribute(ob, "radiance:base", "value" if base == "FLOAT4" else "color", 4)
+    stored = attribute(ob, "radiance:base", "vector" if base == "FLOAT4" else "color", 4)
     assert np.array_equal(stored, np.c_[wanted.sh[:, 0], wanted.opacities])
     assert np.array_equal(attribute(ob, "radiance:sh_2", "vector", 3), wanted.sh[:, 3])
 
