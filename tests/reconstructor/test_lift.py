@@ -121,8 +121,10 @@ def test_holes_are_filled_on_the_scale_of_the_known_depth(scene, model):
 def test_without_depth_the_rigs_own_unit_gives_the_scale(scene, model):
     grid, rig = scene
     one = predict(model, grid.frames, rig)
-    assert one.given and one.depth.shape == grid.depth.shape
-    steps = list(reconstruct(model, without_depth(grid), rig))
+    assert one.to_scale and one.depth.shape == grid.depth.shape
+    result = reconstruct(model, without_depth(grid), rig)
+    assert result.provenance["depth"] == "predicted, views agreed"
+    steps = list(result)
     assert len(steps) == 2 and all(len(s) > 100 for s in steps)
 
 

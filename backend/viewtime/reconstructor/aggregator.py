@@ -55,8 +55,8 @@ class Aggregator(nn.Module):
         self.temporal_blocks = blocks(temporal_mlp_ratio, True)
         self.ray_embed = PatchEmbed(patch, 6, dim) if rays else None
         if self.ray_embed is not None:
-            nn.init.zeros_(self.ray_embed.proj.weight)
-            nn.init.zeros_(self.ray_embed.proj.bias)
+            for parameter in self.ray_embed.parameters():
+                nn.init.zeros_(parameter)
         self.rope = Rope2D()
 
     @property

@@ -84,12 +84,17 @@ class FusionBlock(nn.Module):
 class Scratch(nn.Module):
     """The fusion part of a DPT head (a name that DPT checkpoints carry)."""
 
+    refinenet1: FusionBlock
+    refinenet2: FusionBlock
+    refinenet3: FusionBlock
+    refinenet4: FusionBlock
+
     def __init__(self, channels: tuple[int, int, int, int], features: int, out: int) -> None:
         super().__init__()
         for i, c in enumerate(channels, start=1):
             setattr(self, f"layer{i}_rn", nn.Conv2d(c, features, 3, padding=1, bias=False))
             setattr(self, f"refinenet{i}", FusionBlock(features, has_skip=i < 4))
-        hidden = 32 if features >= 64 else features // 2
+        self.hidden = hidden = 32 if features >= 64 else features // 2
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
         self.output_conv2 = nn.Sequential(
             nn.Conv2d(features // 2, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, out, 1))
@@ -120,14 +125,31 @@ class DepthHead(nn.Module):
         self.surface: nn.Conv2d | None = None
         self.picture_skip: nn.Sequential | None = None
         if own_parts:
-            hidden = self.scratch.output_conv2[0].out_channels
-            self.surface = nn.Conv2d(hidden, 1, 1)
+            self.surface = nn.Conv2d(self.scratch.hidden, 1, 1)
             self.picture_skip = nn.Sequential(
                 nn.Conv2d(3, features // 2, 3, padding=1), nn.GELU(),
                 nn.Conv2d(features // 2, features // 2, 3, padding=1))
-            for layer in (self.surface, self.picture_skip[2]):
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+
+        self._start()
+
+    def _start(self) -> None:
+        """Keep the signal's size through the head: with torch's own start a hundredth of what the
+        tokens say is left at the end, and a fresh head learns nothing but its biases."""
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                silent = self.surface is layer or name == "picture_skip.2"
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+                if silent:
+                    nn.init.zeros_(layer.weight)
+                    continue
+                taps = layer.weight[0, 0].numel()
+                fan = layer.in_channels * (taps if isinstance(layer, nn.Conv2d) else 1)
+                rectified = any(part in name for part in ("output_conv2", "resConfUnit"))
+                gain = (2.0 if rectified else 1.0) ** 0.5
+                # A unit's second convolution adds to its skip: small, so that the sum stays.
+                gain *= 0.2 if name.endswith("conv2") or name == "scratch.output_conv2.2" else 1.0
+                nn.init.normal_(layer.weight, std=gain / fan**0.5)
 
     def forward(
         self, tokens: list[Tensor], pictures: Tensor, first_patch: int

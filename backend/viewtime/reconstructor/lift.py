@@ -7,6 +7,7 @@ One path with captured geometry from there on (fuse_views). It never overrides k
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,26 +22,37 @@ from viewtime.reconstructor.captured import fuse_views
 from viewtime.reconstructor.complete import complete_depth, fit_disparity
 from viewtime.reconstructor.model import Reconstructor
 from viewtime.reconstructor.pose import RigRays, decode_rig, default_camera, rig_rays
+from viewtime.reconstructor.sweep import sweep_depth
 from viewtime_formats.gaussians import Gaussians
 from viewtime_formats.rig import Camera, Rig
 
 Float32 = NDArray[np.float32]
 
+SWEEP_SIZE = 128
+"""Longer side, in pixels, at which views are made to agree."""
 WINDOW = 8
 """Timesteps that attend to each other at once; longer grids go window by window."""
-PREDICTED_NOISE, FILLED_NOISE = 0.03, 0.005
-"""Relative depth error told to the fusion: where all depth is predicted, where large holes are."""
+PREDICTED_NOISE, AGREED_NOISE, FILLED_NOISE = 0.03, 0.01, 0.005
+"""Relative depth error told to the fusion: predicted depth as it is, after the sweep that makes
+views agree, and where large holes are filled."""
 SMALL_SHARE = 0.15
 """Up to this share of predicted pixels the depth counts as exact, so that colours are refitted."""
 Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 """OpenCV axes from a world whose Z is up and whose +Y is view 0's line of sight."""
 
 
+@dataclass(frozen=True, eq=False)
 class Predicted:
-    """depth (V,T,H,W) in scene units, surface (V,T,H,W) bool, rig, and whether it was given."""
+    """What the model says of a grid, at the frames' size.
 
-    def __init__(self, depth: Float32, surface: NDArray[np.bool_], rig: Rig, given: bool) -> None:
-        self.depth, self.surface, self.rig, self.given = depth, surface, rig, given
+    depth (V,T,H,W) in scene units, surface (V,T,H,W) bool: not sky. rig: given or predicted.
+    to_scale: the model was given the rig, so that depth is in its units.
+    """
+
+    depth: Float32
+    surface: NDArray[np.bool_]
+    rig: Rig
+    to_scale: bool
 
 
 class Reconstruction(Iterator[Gaussians]):
@@ -97,15 +109,38 @@ def predict(
             depths.append(answer.depth[0].float().cpu())
             surfaces.append(torch.ones_like(depths[-1]) if answer.surface is None
                             else answer.surface[0].float().cpu())
-    depth = _enlarged(torch.cat(depths).transpose(0, 1), width, height) * np.float32(unit)
-    logits = torch.cat(surfaces).transpose(0, 1)  # (V,T,h,w)
+    small_depth = torch.cat(depths).transpose(0, 1) * unit  # (V,T,h,w)
+    logits = torch.cat(surfaces).transpose(0, 1)
     surface = F.interpolate(logits, size=(height, width), mode="bilinear").numpy() > 0.0
-    if rig is None:
+    if rig is not None:
+        used = rig.resized(width, height)
+    elif views == 1:
+        used = _upright(Rig((default_camera(width, height),), world="view0"))
+    else:
         assert pose is not None
-        rig = _upright(decode_rig(pose, width, height) if views > 1
-                       else Rig((default_camera(width, height),), world="view0"))
-        return Predicted(depth, surface, rig, False)
-    return Predicted(depth, surface, rig.resized(width, height), True)
+        used = _upright(decode_rig(pose, width, height))
+    return Predicted(_enlarged(small_depth, width, height), surface, used, found is not None)
+
+
+def agreed(predicted: Predicted, frames: Float32, t: int) -> Float32:
+    """Depth (V,H,W) of timestep t on which the views agree; inf where the model sees sky.
+
+    frames (V,T,3,H,W), those that were predicted from.
+    """
+    height, width = frames.shape[3:]
+    small_w, small_h = model_size(width, height, min(SWEEP_SIZE, max(width, height)), 1)
+    small = torch.from_numpy(np.ascontiguousarray(frames[:, t]))
+    small = F.interpolate(
+        small, size=(small_h, small_w), mode="bilinear", antialias=True, align_corners=False)
+    depth = torch.from_numpy(predicted.depth[:, t, None])
+    surface = torch.from_numpy(predicted.surface[:, t, None]).float()
+    guess = 1.0 / F.interpolate(1.0 / depth, size=(small_h, small_w), mode="area")[:, 0]
+    refined = sweep_depth(
+        small.permute(0, 2, 3, 1).contiguous().numpy(),
+        predicted.rig.resized(small_w, small_h).cameras, guess.numpy(),
+        F.interpolate(surface, size=(small_h, small_w), mode="area")[:, 0].numpy() > 0.5)
+    full = _enlarged(torch.from_numpy(refined)[:, None], width, height)[:, 0]
+    return np.where(predicted.surface[:, t], full, np.float32(np.inf))
 
 
 def _enlarged(depth: torch.Tensor, width: int, height: int) -> Float32:
@@ -181,16 +216,21 @@ def reconstruct(
         known = prior if known is None else np.where(np.isnan(known), prior, known)
     if known is not None and np.isnan(known).all():
         known = None
+    predicted: Predicted | None = None
     if known is not None and rig is not None and not np.isnan(known).any():
         depth, share, used = known, 0.0, rig.resized(width, height)
     else:
         predicted = predict(reconstructor, grid.frames, rig, should_cancel=should_cancel)
         depth, share = completed(known, predicted)
         used = predicted.rig
-    noise = 0.0 if share <= SMALL_SHARE else PREDICTED_NOISE if known is None else FILLED_NOISE
+    sweep = predicted if known is None and predicted is not None and predicted.to_scale else None
+    noise = 0.0 if share <= SMALL_SHARE else FILLED_NOISE
+    if known is None:
+        noise = PREDICTED_NOISE if sweep is None else AGREED_NOISE
     provenance = {
         "cameras": "given" if rig is not None else "predicted" if views > 1 else "default pinhole",
-        "depth": "predicted" if known is None else "captured" if share == 0 else "completed",
+        "depth": ("captured" if share == 0 else "completed" if known is not None
+                  else "predicted" if sweep is None else "predicted, views agreed"),
         "predicted_share": round(share, 4),
         "world": used.world,
     }
@@ -200,7 +240,8 @@ def reconstruct(
             if should_cancel is not None and should_cancel():
                 raise Cancelled("the run was cancelled")
             images = np.ascontiguousarray(grid.frames[:, t].transpose(0, 2, 3, 1))
-            gaussians = fuse_views(images, depth[:, t], used.cameras, depth_noise=noise)
+            now = depth[:, t] if sweep is None else agreed(sweep, grid.frames, t)
+            gaussians = fuse_views(images, now, used.cameras, depth_noise=noise)
             if on_step is not None:
                 on_step(t + 1, times)
             yield gaussians

@@ -46,7 +46,7 @@ class ReconstructorConfig:
     head_channels: tuple[int, int, int, int] = (32, 48, 64, 64)
     head_features: int = 32
     surface: bool = True  # surface logit and picture skip of the depth head
-    size: int = 128  # longer side of the frames it was trained on, pixels
+    size: int = 96  # longer side of the frames it was trained on, pixels
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ReconstructorConfig:
@@ -55,7 +55,8 @@ class ReconstructorConfig:
         unknown = sorted(set(values) - names)
         if unknown:
             raise ModelError(f"reconstructor config: unknown field {unknown[0]!r}")
-        fixed = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        fixed: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return ReconstructorConfig(**fixed)
 
 

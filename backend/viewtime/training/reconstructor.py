@@ -49,13 +49,13 @@ class TrainConfig:
 
     out: str = "runs/reconstructor"
     steps: int = 100_000
-    minutes: float = 22.0
+    minutes: float = 30.0
     seed: int = 1
     learning_rate: float = 1.0e-3
-    warmup: int = 100
+    warmup: int = 50
     weight_decay: float = 0.02
-    sizes: tuple[int, ...] = (64, 96, 128)
-    frames_per_step: int = 2  # of the largest size; smaller frames come in larger batches
+    sizes: tuple[int, ...] = (64, 96)
+    frames_per_step: int = 3  # of the largest size; smaller frames come in larger batches
     rays_share: float = 0.6  # of the batches that are given their cameras
     bf16: bool = True
     log_every: int = 50
@@ -86,8 +86,9 @@ def read_config(path: Path | None) -> TrainConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ViewtimeError(f"{path}: unknown field {unknown[0]!r}")
-        return TrainConfig(**{k: tuple(v) if isinstance(v, list) else v
-                              for k, v in values.items()})
+        fixed: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return TrainConfig(**fixed)
     except (OSError, ValueError, TypeError) as error:
         raise ViewtimeError(f"{path}: {error}") from error
 
@@ -132,7 +133,7 @@ def training_batch(config: TrainConfig, step: int, progress: float) -> Batch:
     if rng.random() < 0.3:
         height = 8 * int(round(size * 0.6 / 8))
     views = int(rng.choice([1, 2, 3, 4, 6], p=[0.06, 0.14, 0.3, 0.35, 0.15]))
-    times = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
+    times = int(rng.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))
     with_rays = bool(views > 1 and rng.random() < config.rays_share)
     pixels = size * (size if height is None else height)
     budget = config.frames_per_step * largest**2
