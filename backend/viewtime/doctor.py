@@ -14,10 +14,10 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 LOW_DISK_BYTES = 5 * 2**30
 MIN_TORCH = (2, 11)
+EXPECTED_MODELS = ("generator-small", "reconstructor-small")
 STACK = (
     "numpy",
     "numba",
@@ -79,64 +79,40 @@ def as_text(findings: list[Finding]) -> str:
 
 def examine_models() -> list[Finding]:
     """The bundled models: present, and with the checksums that their cards state."""
-    root = Path(__file__).resolve().parent / "models" / "bundled"
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    if not folders:
-        return [
-            Finding(
-                "bundled models",
-                "warn",
-                "none",
+    from viewtime.models.bundled import FOLDER
+
+    there = {path.parent.name for path in FOLDER.glob("*/card.json")}
+    findings = [examine_model(FOLDER / name) for name in sorted(there)]
+    for name in EXPECTED_MODELS:
+        if name not in there:
+            kind = name.split("-")[0]
+            advice = (
                 "the captured route works without; for the generated route install a complete "
-                "Viewtime or train them: viewtime train generator, viewtime train reconstructor",
+                f"Viewtime, or train one: viewtime train {kind}"
             )
-        ]
-    return [examine_model(folder) for folder in folders]
+            findings.append(Finding(f"model {name}", "warn", "absent", advice))
+    return findings
 
 
 def examine_model(folder: Path) -> Finding:
+    """One folder of weights against the sha256 of each file in its card.json."""
     name = f"model {folder.name}"
-    again = "install Viewtime again: the file is damaged or incomplete"
-    weights = sorted(folder.rglob("*.safetensors"))
-    if not weights:
-        return Finding(name, "fail", "no weights", again)
-    stated = _stated_checksums(folder)
-    for path in weights:
-        expected = stated.get(path.name)
-        if expected is None:
-            return Finding(name, "warn", f"{path.name}: its card states no sha256")
-        if expected != hashlib.sha256(path.read_bytes()).hexdigest():
-            return Finding(name, "fail", f"{path.name}: sha256 differs from the card's", again)
-    size = sum(path.stat().st_size for path in weights) / 2**20
+    again = "install Viewtime again: the model is damaged or incomplete"
+    try:
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        stated = dict(card["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Finding(name, "fail", "its card.json states no checksums", again)
+    weights = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.safetensors")}
+    for file in sorted({*stated, *weights}):
+        if file not in weights:
+            return Finding(name, "fail", f"{file} is missing", again)
+        if file not in stated:
+            return Finding(name, "fail", f"{file} is not in its card", again)
+        if stated[file] != hashlib.sha256(weights[file].read_bytes()).hexdigest():
+            return Finding(name, "fail", f"{file}: sha256 differs from the card's", again)
+    size = sum(path.stat().st_size for path in weights.values()) / 2**20
     return Finding(name, "ok", f"{len(weights)} file(s), {size:.1f} MiB, sha256 as in the card")
-
-
-def _stated_checksums(folder: Path) -> dict[str, str]:
-    """File name -> sha256, from every JSON beside the weights and the card in models/cards."""
-    cards = [*folder.glob("*.json"), folder.parents[1] / "cards" / f"{folder.name}.json"]
-    found: dict[str, str] = {}
-    for path in cards:
-        try:
-            _collect_checksums(json.loads(path.read_text(encoding="utf-8")), found)
-        except (OSError, ValueError):
-            continue
-    return found
-
-
-def _collect_checksums(value: Any, found: dict[str, str]) -> None:
-    """Cards state {"path"|"file"|"name": NAME, "sha256": HEX} or {NAME: HEX}."""
-    if isinstance(value, list):
-        for item in value:
-            _collect_checksums(item, found)
-    elif isinstance(value, dict):
-        named = value.get("path") or value.get("file") or value.get("name")
-        if isinstance(named, str) and isinstance(value.get("sha256"), str):
-            found[Path(named).name] = value["sha256"]
-        for key, item in value.items():
-            if isinstance(item, str) and len(item) == 64 and key.endswith(".safetensors"):
-                found[Path(key).name] = item
-            else:
-                _collect_checksums(item, found)
 
 
 def _python() -> Finding:

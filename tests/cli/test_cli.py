@@ -145,8 +145,10 @@ def test_doctor_notices_weights_that_differ_from_their_card(tmp_path):
     weights.write_bytes(b"other weights")
     finding = examine_model(tmp_path)
     assert finding.level == "fail" and "sha256 differs" in finding.found and finding.advice
-    weights.unlink()
-    assert examine_model(tmp_path).found == "no weights"
+    weights.rename(tmp_path / "other.safetensors")
+    assert examine_model(tmp_path).found == "model.safetensors is missing"
+    card.write_text("{}")
+    assert examine_model(tmp_path).found == "its card.json states no checksums"
 
 
 @pytest.mark.parametrize("end", ["shutdown", "terminate", "interrupt"])
