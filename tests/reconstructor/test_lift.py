@@ -12,6 +12,7 @@ from viewtime.progress import Cancelled
 from viewtime.reconstructor.complete import complete_depth, fit_disparity
 from viewtime.reconstructor.lift import model_size, predict, reconstruct
 from viewtime.reconstructor.model import Reconstructor, ReconstructorConfig
+from viewtime_formats.rig import Camera, Rig
 
 TINY = ReconstructorConfig(
     dim=32, depth=4, heads=2, camera_heads=2, head_channels=(8, 8, 8, 8), head_features=8, size=32)
@@ -121,11 +122,27 @@ def test_holes_are_filled_on_the_scale_of_the_known_depth(scene, model):
 def test_without_depth_the_rigs_own_unit_gives_the_scale(scene, model):
     grid, rig = scene
     one = predict(model, grid.frames, rig)
-    assert one.to_scale and one.depth.shape == grid.depth.shape
+    assert one.scale == "rays" and one.depth.shape == grid.depth.shape
     result = reconstruct(model, without_depth(grid), rig)
     assert result.provenance["depth"] == "predicted, views agreed"
     steps = list(result)
     assert len(steps) == 2 and all(len(s) > 100 for s in steps)
+
+
+def test_parallel_cameras_get_their_scale_from_the_distance_between_them(scene, model):
+    grid, rig = scene
+    first = rig.cameras[0]
+    row = tuple(
+        Camera(f"p{n}", 32, 32, first.intrinsics, np.concatenate(
+            [first.rotation, first.translation[:, None] + [[0.5 * n], [0.0], [0.0]]], 1))
+        for n in range(3))
+    near = predict(model, grid.frames, Rig(row))
+    wide = predict(model, grid.frames, Rig(tuple(
+        Camera(c.name, 32, 32, c.intrinsics, c.camera_from_world * [[1, 1, 1, 2]]) for c in row)))
+    assert near.scale == wide.scale == "cameras"
+    np.testing.assert_allclose(wide.depth, 2.0 * near.depth, rtol=1e-4)
+    alone = predict(model, grid.frames[:1], Rig(row[:1]))
+    assert alone.scale == "guessed" and np.isfinite(alone.depth).all()
 
 
 def test_without_a_rig_cameras_are_predicted_upright_in_view_0s_place(scene, model):

@@ -46,13 +46,14 @@ class Predicted:
     """What the model says of a grid, at the frames' size.
 
     depth (V,T,H,W) in scene units, surface (V,T,H,W) bool: not sky. rig: given or predicted.
-    to_scale: the model was given the rig, so that depth is in its units.
+    scale: where the unit of depth comes from: "rays" (the model was given the rig), "cameras"
+    (predicted camera distances against the rig's), "guessed", or "free" without a rig.
     """
 
     depth: Float32
     surface: NDArray[np.bool_]
     rig: Rig
-    to_scale: bool
+    scale: str
 
 
 class Reconstruction(Iterator[Gaussians]):
@@ -96,7 +97,6 @@ def predict(
     if rig is not None and model.config.rays:
         found = rig_rays(rig, small_w, small_h)
     rays = None if found is None else torch.from_numpy(found.rays)[None].to(device)
-    unit = 1.0 if found is None else found.unit
     depths, surfaces, pose = [], [], None
     with torch.no_grad():
         for first in range(0, times, WINDOW):
@@ -109,6 +109,8 @@ def predict(
             depths.append(answer.depth[0].float().cpu())
             surfaces.append(torch.ones_like(depths[-1]) if answer.surface is None
                             else answer.surface[0].float().cpu())
+    assert pose is not None
+    unit, scale = (found.unit, "rays") if found is not None else _unit(rig, pose)
     small_depth = torch.cat(depths).transpose(0, 1) * unit  # (V,T,h,w)
     logits = torch.cat(surfaces).transpose(0, 1)
     surface = F.interpolate(logits, size=(height, width), mode="bilinear").numpy() > 0.0
@@ -117,9 +119,24 @@ def predict(
     elif views == 1:
         used = _upright(Rig((default_camera(width, height),), world="view0"))
     else:
-        assert pose is not None
         used = _upright(decode_rig(pose, width, height))
-    return Predicted(_enlarged(small_depth, width, height), surface, used, found is not None)
+    return Predicted(_enlarged(small_depth, width, height), surface, used, scale)
+
+
+def _unit(rig: Rig | None, pose: Float32) -> tuple[float, str]:
+    """Scene units per unit of the model where it was not given the rig, and how that is known."""
+    if rig is None:
+        return 1.0, "free"
+    centers = np.stack([camera.center for camera in rig.cameras])
+    spread = float(np.linalg.norm(centers - centers.mean(0), axis=1).mean())
+    if spread > 0.0:
+        predicted = np.stack([c.center for c in decode_rig(pose, 8, 8).cameras])
+        answer = float(np.linalg.norm(predicted - predicted.mean(0), axis=1).mean())
+        if answer > 1e-3:
+            return spread / answer, "cameras"
+    # Scenes are mostly built around the world's origin.
+    away = float(np.linalg.norm(centers[0]))
+    return (away if away > 0.0 else 1.0), "guessed"
 
 
 def agreed(predicted: Predicted, frames: Float32, t: int) -> Float32:
@@ -223,7 +240,9 @@ def reconstruct(
         predicted = predict(reconstructor, grid.frames, rig, should_cancel=should_cancel)
         depth, share = completed(known, predicted)
         used = predicted.rig
-    sweep = predicted if known is None and predicted is not None and predicted.to_scale else None
+    sweep = None
+    if known is None and predicted is not None and predicted.scale in ("rays", "cameras"):
+        sweep = predicted
     noise = 0.0 if share <= SMALL_SHARE else FILLED_NOISE
     if known is None:
         noise = PREDICTED_NOISE if sweep is None else AGREED_NOISE
@@ -231,6 +250,7 @@ def reconstruct(
         "cameras": "given" if rig is not None else "predicted" if views > 1 else "default pinhole",
         "depth": ("captured" if share == 0 else "completed" if known is not None
                   else "predicted" if sweep is None else "predicted, views agreed"),
+        "scale": predicted.scale if known is None and predicted is not None else "captured",
         "predicted_share": round(share, 4),
         "world": used.world,
     }
