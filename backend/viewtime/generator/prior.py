@@ -33,9 +33,9 @@ fixed view's frame of its time, what stands still in all references, or a known 
 
 DEPTH_TOLERANCE = 0.02
 """Relative depth difference of one surface seen twice; twice the depth's noise is added."""
-SHADOW = 0.12
+SHADOW = 0.09
 """Colour difference over which the fixed view's pixel of this time replaces the column's."""
-CHANGED = 0.04
+CHANGED = 0.08
 """Colour difference over which a pixel of the fixed view differs from the freeze time."""
 RECOLOURED = 0.25
 """Colour difference over which a point, seen again at another time, is not the same surface."""
@@ -161,7 +161,6 @@ def _fate(column: _Frame, clip: _Clip, freeze_time: int, tolerance: float) -> _F
     for t in range(times):
         there = same[t] & ~recoloured[t]
         gone[t] = _spread(through[t] | (moves & ~there), through[t] | same[t] | moves, segment)
-    gone[freeze_time] = False
     return _Fate(gone, moves)
 
 
