@@ -18,22 +18,40 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 EXTENSION = "bl_ext.user_default.viewtime"
 VIEWS, TIMES, SIZE, FRAMES = 6, 9, 256, (1, 33)
+ARC_DEGREES = 75
+SPLAT_SAMPLES = 6
 HELD_OUT_TIMES = (0, 4, 8)
 
 
 class Stages:
-    """Wall seconds by stage, told while they pass."""
+    """Wall seconds by stage, told while they pass; Blender's own chatter goes to a log file.
 
-    def __init__(self) -> None:
+    Cycles writes some thirty lines a frame to the process's standard output, from C, so the file
+    descriptor itself is turned aside; what is for people goes through `say`.
+    """
+
+    def __init__(self, log: Path) -> None:
         self.seconds: dict[str, float] = {}
+        self._terminal = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        self._log = log.open("w", encoding="utf-8")
+        os.dup2(self._log.fileno(), 1)
+
+    def say(self, text: str) -> None:
+        print(text, file=self._terminal, flush=True)
 
     @contextmanager
     def stage(self, name: str, what: str):
-        print(f"-- {what}", flush=True)
+        self.say(f"-- {what}")
         started = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - started, 2)
-        print(f"   {self.seconds[name]:.1f} s", flush=True)
+        self.say(f"   {self.seconds[name]:.1f} s")
+
+    def close(self) -> None:
+        """Give the standard output back."""
+        sys.stdout.flush()
+        os.dup2(self._terminal.fileno(), 1)
+        self._log.close()
 
 
 def build_extension(backend_python: Path) -> Path:
@@ -56,14 +74,6 @@ def install_extension(archive: Path) -> None:
     )
     if EXTENSION not in bpy.context.preferences.addons:
         raise SystemExit(f"demo: Blender did not enable {EXTENSION} from {archive}")
-
-
-def make_rig(scene) -> None:
-    """The add-on's own operator; view order runs along the arc."""
-    import bpy
-
-    bpy.ops.viewtime.rig_arc(count=VIEWS, degrees=75)
-    print(f"   {len(scene.viewtime.rig)} cameras on an arc", flush=True)
 
 
 def held_out_cameras(scene) -> list:
@@ -145,6 +155,10 @@ def render_splats(scene, objects: list, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     meshes = [ob for ob in scene.objects if ob.type in {"MESH", "CURVE", "META"}]
+    bpy.ops.viewtime.prepare_render()
+    samples, denoised = scene.cycles.samples, scene.cycles.use_denoising
+    # Splats are made of edges: a denoiser smears them.
+    scene.cycles.samples, scene.cycles.use_denoising = SPLAT_SAMPLES, False
     for ob in meshes:
         ob.hide_render = True
     scene.render.resolution_x = scene.render.resolution_y = SIZE
@@ -156,10 +170,9 @@ def render_splats(scene, objects: list, folder: Path) -> None:
             scene.frame_set(frame)
             scene.render.filepath = str(folder / f"{shown.name}.{frame:04d}.png")
             bpy.ops.render.render(write_still=True)
-    for ob in meshes:
+    for ob in [*meshes, *objects]:
         ob.hide_render = False
-    for ob in objects:
-        ob.hide_render = False
+    scene.cycles.samples, scene.cycles.use_denoising = samples, denoised
 
 
 def scrub(scene, ob) -> list[int]:
@@ -197,7 +210,8 @@ def main() -> int:
 
 
 def play(out: Path, backend_python: Path) -> None:
-    stages = Stages()
+    """The whole job; raises SystemExit with one line where a step fails."""
+    stages = Stages(out / "blender.log")
     started = time.monotonic()
     with stages.stage("install", "build the extension and install it into Blender"):
         archive = build_extension(backend_python)
@@ -216,7 +230,7 @@ def play(out: Path, backend_python: Path) -> None:
         preferences.data_dir = str(out / "backend")
         scene.viewtime.capture_size = SIZE
     with stages.stage("rig", "make the rig"):
-        make_rig(scene)
+        bpy.ops.viewtime.rig_arc(count=VIEWS, degrees=ARC_DEGREES)
     captures = out / "captures"
     with stages.stage("capture_references", "capture the fixed-view clip, the freeze-time frames"):
         capture(scene, captures / "references", {"FIXED", "FREEZE", "DEPTH"})
@@ -228,7 +242,7 @@ def play(out: Path, backend_python: Path) -> None:
         bpy.ops.viewtime.backend_start()
     with stages.stage("cancel", "submit a job and cancel it"):
         cancel_seconds = cancelled_job(scene, out / "jobs" / "cancelled")
-        print(f"   ended {cancel_seconds:.2f} s after the cancel, nothing left behind", flush=True)
+        stages.say(f"   ended {cancel_seconds:.2f} s after the cancel, nothing left behind")
     with stages.stage("job_captured", "captured geometry: splats from pixels, depth and cameras"):
         scene.viewtime.capture_folder = str(captures / "grid")
         run_job(scene, "CAPTURED", out / "jobs" / "captured")
@@ -239,7 +253,7 @@ def play(out: Path, backend_python: Path) -> None:
         objects = [ob for ob in scene.objects if ob.type == "POINTCLOUD" and ob.viewtime.folder]
         counts = {ob.name: scrub(scene, ob) for ob in objects}
         for name, per_step in counts.items():
-            print(f"   {name}: {per_step} splats by timestep", flush=True)
+            stages.say(f"   {name}: {per_step} splats by timestep")
     with stages.stage("render_splats", "render the splats in Blender"):
         render_splats(scene, objects, out / "renders")
     with stages.stage("save", "save the .blend"):
@@ -261,6 +275,7 @@ def play(out: Path, backend_python: Path) -> None:
             indent=1,
         )
     )
+    stages.close()
     print("-- compare with what Blender rendered", flush=True)
     subprocess.run([str(backend_python), "-m", "viewtime.evaluation.demo", str(out)], check=True)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# SPDX-License-Identifier: GPL-3.0-or-later
+# SPDX-License-Identifier: Apache-2.0
 """Builds dist/viewtime-VERSION.zip, the extension that users install in Blender.
 Needs Python's standard library and hatchling; never puts compiled code or torch into the zip."""
 
