@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from viewtime.generator.conditioning import Conditions
+from viewtime.generator.conditioning import Conditions, _FrameConv
 from viewtime.generator.errors import GeneratorError
 from viewtime.generator.load import load_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer
@@ -112,6 +112,11 @@ def test_without_text_the_short_way_equals_the_long_one(make_model):
             block.attn2.set_processor(block.attn2.processor.stock)
         long = model(x, torch.ones(1), conditions)
     torch.testing.assert_close(short, long, rtol=0, atol=1e-6)
+
+
+def test_the_fine_path_sees_each_frame_alone_as_a_flat_convolution_does():
+    conv, x = _FrameConv(5, 4), torch.randn(2, 5, 3, 8, 6)
+    torch.testing.assert_close(conv(x), torch.nn.Conv3d.forward(conv, x))
 
 
 def test_an_untrained_small_model_is_its_prior(make_model):
