@@ -165,15 +165,30 @@ def plain(name: str, colour: str, **kwargs) -> bpy.types.Material:
 # ---- shapes ----
 
 
-def add(name: str, mesh_of: Callable[[bmesh.types.BMesh], None], material, *, parent=None,
-        at=(0.0, 0.0, 0.0), turned=(0.0, 0.0, 0.0), bevel: float = 0.0) -> bpy.types.Object:
+def add(
+    name: str,
+    mesh_of: Callable[[bmesh.types.BMesh], None],
+    material,
+    *,
+    parent=None,
+    at=(0.0, 0.0, 0.0),
+    turned=(0.0, 0.0, 0.0),
+    bevel: float = 0.0,
+) -> bpy.types.Object:
     """An object from what `mesh_of` builds; smooth but for its hard edges."""
     mesh = bpy.data.meshes.new(name)
     shape = bmesh.new()
     mesh_of(shape)
     if bevel:
-        bmesh.ops.bevel(shape, geom=shape.edges[:], offset=bevel, segments=3, affect="EDGES",
-                        profile=0.5, clamp_overlap=True)
+        bmesh.ops.bevel(
+            shape,
+            geom=shape.edges[:],
+            offset=bevel,
+            segments=3,
+            affect="EDGES",
+            profile=0.5,
+            clamp_overlap=True,
+        )
     bmesh.ops.recalc_face_normals(shape, faces=shape.faces[:])
     shape.to_mesh(mesh)
     shape.free()
@@ -204,10 +219,12 @@ def lathe(profile: Sequence[tuple[float, float]], segments: int = 48, hollow: bo
     def build(shape: bmesh.types.BMesh) -> None:
         rings = []
         for radius, z in profile:
-            rings.append([
-                shape.verts.new((radius * math.cos(a), radius * math.sin(a), z))
-                for a in (2 * math.pi * i / segments for i in range(segments))
-            ])
+            rings.append(
+                [
+                    shape.verts.new((radius * math.cos(a), radius * math.sin(a), z))
+                    for a in (2 * math.pi * i / segments for i in range(segments))
+                ]
+            )
         for low, high in zip(rings, rings[1:] + (rings[:1] if hollow else [])):
             for i in range(segments):
                 j = (i + 1) % segments
@@ -242,10 +259,14 @@ def ring(radius: float, tube: float, segments: int = 64):
         circles = []
         for i in range(segments):
             turn = Matrix.Rotation(2 * math.pi * i / segments, 4, "Z")
-            circles.append([
-                shape.verts.new(turn @ Vector((radius + tube * math.cos(a), 0, tube * math.sin(a))))
-                for a in (2 * math.pi * k / 16 for k in range(16))
-            ])
+            circles.append(
+                [
+                    shape.verts.new(
+                        turn @ Vector((radius + tube * math.cos(a), 0, tube * math.sin(a)))
+                    )
+                    for a in (2 * math.pi * k / 16 for k in range(16))
+                ]
+            )
         for i in range(segments):
             a, b = circles[i], circles[(i + 1) % segments]
             for k in range(16):
@@ -281,16 +302,23 @@ def make_table() -> None:
         paint.math("LESS_THAN", paint.radius(1.0), 1.72),
         wood,
         paint.mix(
-            paint.math("LESS_THAN", paint.radius(1.0), 1.58), paint.flat(TEAL),
+            paint.math("LESS_THAN", paint.radius(1.0), 1.58),
+            paint.flat(TEAL),
             paint.checker(CREAM, MINT, 2.2),
         ),
     )
-    add("Table", lathe([(2.45, -0.3), (2.74, -0.22), (2.8, -0.1), (2.78, -0.03), (2.72, 0.0)], 96),
-        paint.done(mat))
+    add(
+        "Table",
+        lathe([(2.45, -0.3), (2.74, -0.22), (2.8, -0.1), (2.78, -0.03), (2.72, 0.0)], 96),
+        paint.done(mat),
+    )
     track = Paint("Track")
     ties = track.bands(track.angle(44), [NAVY, NAVY, "#8C6A48"])
-    add("Track", lathe([(2.1, -0.02), (2.1, 0.05), (2.56, 0.05), (2.56, -0.02)], 96, True),
-        track.done(ties))
+    add(
+        "Track",
+        lathe([(2.1, -0.02), (2.1, 0.05), (2.56, 0.05), (2.56, -0.02)], 96, True),
+        track.done(ties),
+    )
 
 
 def make_windmill() -> None:
@@ -298,11 +326,20 @@ def make_windmill() -> None:
     rows = tower.bands(tower.axis("Z", 2.2), [CREAM, CORAL])
     add("Windmill", lathe([(0.46, 0.0), (0.44, 0.04), (0.28, 1.3), (0.27, 1.32)]), tower.done(rows))
     roof = Paint("Roof")
-    add("Roof", lathe([(0.36, 1.3), (0.37, 1.34), (0.03, 1.78), (0.01, 1.79)]),
-        roof.done(roof.bands(roof.angle(6), [NAVY, TEAL])))
+    add(
+        "Roof",
+        lathe([(0.36, 1.3), (0.37, 1.34), (0.03, 1.78), (0.01, 1.79)]),
+        roof.done(roof.bands(roof.angle(6), [NAVY, TEAL])),
+    )
     door = Paint("Door")
-    add("Door", box(0.1, 0.22, 0.36), door.done(door.flat(PLUM)), at=(0.14, -0.4, 0.18),
-        turned=(0, 0, math.radians(-71)), bevel=0.03)
+    add(
+        "Door",
+        box(0.1, 0.22, 0.36),
+        door.done(door.flat(PLUM)),
+        at=(0.14, -0.4, 0.18),
+        turned=(0, 0, math.radians(-71)),
+        bevel=0.03,
+    )
     facing = math.radians(-50)
     hub = empty("Sails", at=(0.36 * math.cos(facing), 0.36 * math.sin(facing), 1.18))
     add("Hub", sphere(0.09), plain("Hub", MUSTARD), parent=hub)
@@ -310,12 +347,19 @@ def make_windmill() -> None:
         sail = Paint(f"Sail {i}")
         pattern = sail.bands(sail.axis("Z", 2.6), [CREAM, (CORAL, TEAL, MUSTARD, PLUM)[i]])
         arm = math.pi / 2 * i
-        blade = add(f"Sail {i}", box(0.035, 0.24, 0.78), sail.done(pattern), parent=hub,
-                    bevel=0.012)
+        blade = add(
+            f"Sail {i}", box(0.035, 0.24, 0.78), sail.done(pattern), parent=hub, bevel=0.012
+        )
         blade.rotation_euler = (arm, 0, 0)
         blade.location = (0.05, -0.46 * math.sin(arm), 0.46 * math.cos(arm))
-    animate(hub, lambda s: (hub.location.copy(),
-                            Euler((0.35 + math.radians(50) * s, 0, facing), "XYZ"), still()))
+    animate(
+        hub,
+        lambda s: (
+            hub.location.copy(),
+            Euler((0.35 + math.radians(50) * s, 0, facing), "XYZ"),
+            still(),
+        ),
+    )
 
 
 def make_train() -> None:
@@ -326,7 +370,7 @@ def make_train() -> None:
     wagons = []
     for name, a, b in (("Blue", TEAL, MINT), ("Yellow", MUSTARD, CREAM)):
         wagon = Paint(f"Wagon {name}")
-        pattern = (wagon.dots(a, b, 4.0, 0.34) if name == "Blue" else wagon.checker(a, b, 5.0))
+        pattern = wagon.dots(a, b, 4.0, 0.34) if name == "Blue" else wagon.checker(a, b, 5.0)
         wagons.append(wagon.done(pattern))
 
     def car(name: str, behind: float) -> bpy.types.Object:
@@ -338,23 +382,53 @@ def make_train() -> None:
         body.rotation_euler = (0, 0, math.pi / 2)
         for x in (-0.2, 0.2):
             for y in (-0.17, 0.17):
-                axle = add(f"{name} wheel", cylinder(0.1, 0.06, 24), wheel, parent=body,
-                           at=(x, y, 0.1), turned=(math.pi / 2, 0, 0))
+                axle = add(
+                    f"{name} wheel",
+                    cylinder(0.1, 0.06, 24),
+                    wheel,
+                    parent=body,
+                    at=(x, y, 0.1),
+                    turned=(math.pi / 2, 0, 0),
+                )
                 spin = speed * 2.33 / 0.1
                 place = axle.location.copy()
-                animate(axle, lambda s, p=place, w=spin: (
-                    p, Euler((math.pi / 2, w * s, 0)), still()))
+                animate(
+                    axle, lambda s, p=place, w=spin: (p, Euler((math.pi / 2, w * s, 0)), still())
+                )
         return body
 
     front = car("Engine", 0.0)
-    add("Boiler", cylinder(0.19, 0.52), engine_paint, parent=front, at=(0.1, 0, 0.36),
-        turned=(0, math.pi / 2, 0))
-    add("Cab", box(0.26, 0.4, 0.5), plain("Cab", NAVY), parent=front, at=(-0.22, 0, 0.44),
-        bevel=0.03)
-    add("Cab roof", box(0.34, 0.48, 0.07), plain("Cab roof", MUSTARD), parent=front,
-        at=(-0.22, 0, 0.71), bevel=0.025)
-    add("Chimney", lathe([(0.06, 0), (0.06, 0.16), (0.1, 0.26), (0.1, 0.29)]),
-        plain("Chimney", NAVY), parent=front, at=(0.24, 0, 0.5))
+    add(
+        "Boiler",
+        cylinder(0.19, 0.52),
+        engine_paint,
+        parent=front,
+        at=(0.1, 0, 0.36),
+        turned=(0, math.pi / 2, 0),
+    )
+    add(
+        "Cab",
+        box(0.26, 0.4, 0.5),
+        plain("Cab", NAVY),
+        parent=front,
+        at=(-0.22, 0, 0.44),
+        bevel=0.03,
+    )
+    add(
+        "Cab roof",
+        box(0.34, 0.48, 0.07),
+        plain("Cab roof", MUSTARD),
+        parent=front,
+        at=(-0.22, 0, 0.71),
+        bevel=0.025,
+    )
+    add(
+        "Chimney",
+        lathe([(0.06, 0), (0.06, 0.16), (0.1, 0.26), (0.1, 0.29)]),
+        plain("Chimney", NAVY),
+        parent=front,
+        at=(0.24, 0, 0.5),
+    )
     for name, paint, behind in (("Wagon 1", wagons[0], 0.31), ("Wagon 2", wagons[1], 0.62)):
         body = car(name, behind)
         add(f"{name} box", box(0.56, 0.42, 0.34), paint, parent=body, at=(0, 0, 0.31), bevel=0.03)
@@ -383,9 +457,23 @@ def make_top() -> None:
     sectors = paint.bands(paint.angle(8), [PLUM, CREAM])
     rim = paint.bands(paint.angle(8 / 2), [MUSTARD, TEAL, MUSTARD, CORAL])
     colour = paint.mix(paint.math("LESS_THAN", paint.radius(1.0), 0.3), rim, sectors)
-    top = add("Top", lathe([(0.015, 0.0), (0.05, 0.06), (0.42, 0.36), (0.45, 0.42), (0.42, 0.48),
-                            (0.1, 0.56), (0.06, 0.6), (0.055, 0.84), (0.03, 0.87)]),
-              paint.done(colour))
+    top = add(
+        "Top",
+        lathe(
+            [
+                (0.015, 0.0),
+                (0.05, 0.06),
+                (0.42, 0.36),
+                (0.45, 0.42),
+                (0.42, 0.48),
+                (0.1, 0.56),
+                (0.06, 0.6),
+                (0.055, 0.84),
+                (0.03, 0.87),
+            ]
+        ),
+        paint.done(colour),
+    )
 
     def spin(s: float) -> Pose:
         lean = Matrix.Rotation(0.16, 3, Vector((math.cos(1.5 * s), math.sin(1.5 * s), 0)))
@@ -397,8 +485,9 @@ def make_top() -> None:
 
 def make_box() -> None:
     paint = Paint("Box")
-    cube = add("Box", box(0.6, 0.6, 0.6), paint.done(paint.dots(TEAL, CREAM, 3.33, 0.3)),
-               bevel=0.06)
+    cube = add(
+        "Box", box(0.6, 0.6, 0.6), paint.done(paint.dots(TEAL, CREAM, 3.33, 0.3)), bevel=0.06
+    )
     for vertex in cube.data.vertices:
         vertex.co.z += 0.3  # stands on its origin, so that it squashes onto the table
 
@@ -414,8 +503,11 @@ def make_box() -> None:
             height, tall = 0.42 * 4 * air * (1 - air), 1.0 + 0.1 * abs(1 - 2 * air)
             tall -= 0.1 * abs(1 - 2 * air) ** 8
         wide = 1 / math.sqrt(tall)
-        return (Vector((-0.42, -1.12, height)), Euler((0, 0, 0.5 + 0.35 * s)),
-                Vector((wide, wide, tall)))
+        return (
+            Vector((-0.42, -1.12, height)),
+            Euler((0, 0, 0.5 + 0.35 * s)),
+            Vector((wide, wide, tall)),
+        )
 
     animate(cube, hop)
 
@@ -423,29 +515,62 @@ def make_box() -> None:
 def make_rings() -> None:
     """A stacking toy whose rings sway."""
     base = empty("Stack", at=(-1.15, 0.62, 0.0))
-    add("Stack foot", lathe([(0.4, 0.0), (0.42, 0.05), (0.38, 0.1), (0.07, 0.11), (0.07, 1.0),
-                             (0.03, 1.06)]), plain("Stack foot", SAND), parent=base)
+    add(
+        "Stack foot",
+        lathe([(0.4, 0.0), (0.42, 0.05), (0.38, 0.1), (0.07, 0.11), (0.07, 1.0), (0.03, 1.06)]),
+        plain("Stack foot", SAND),
+        parent=base,
+    )
     sizes = ((0.3, CORAL), (0.25, MUSTARD), (0.2, LEAF), (0.15, NAVY))
     for i, (radius, colour) in enumerate(sizes):
         paint = Paint(f"Ring {i}")
-        hoop = add(f"Ring {i}", ring(radius, 0.115),
-                   paint.done(paint.bands(paint.angle(6), [colour, colour, CREAM])), parent=base)
-        animate(hoop, lambda s, i=i: (Vector((0, 0, 0.22 + 0.215 * i)),
-                                      Euler((0, 0, (-1) ** i * math.radians(30) * s)), still()))
-    animate(base, lambda s: (Vector((-1.15, 0.62, 0.0)),
-                             Euler((0.09 * math.sin(2.6 * s), 0.07 * math.cos(2.6 * s), 0)),
-                             still()))
+        hoop = add(
+            f"Ring {i}",
+            ring(radius, 0.115),
+            paint.done(paint.bands(paint.angle(6), [colour, colour, CREAM])),
+            parent=base,
+        )
+        animate(
+            hoop,
+            lambda s, i=i: (
+                Vector((0, 0, 0.22 + 0.215 * i)),
+                Euler((0, 0, (-1) ** i * math.radians(30) * s)),
+                still(),
+            ),
+        )
+    animate(
+        base,
+        lambda s: (
+            Vector((-1.15, 0.62, 0.0)),
+            Euler((0.09 * math.sin(2.6 * s), 0.07 * math.cos(2.6 * s), 0)),
+            still(),
+        ),
+    )
 
 
 def make_trees() -> None:
     for i, (x, y, size) in enumerate(((-1.42, -0.42, 0.9), (0.3, 1.3, 1.0), (-0.45, 1.38, 0.75))):
         bark = Paint(f"Trunk {i}")
-        add(f"Trunk {i}", lathe([(0.08 * size, 0), (0.07 * size, 0.3 * size)]),
-            bark.done(bark.wood("#8C6A48", "#6E4F33", 4.0, (3, 3, 0.6))), at=(x, y, 0))
+        add(
+            f"Trunk {i}",
+            lathe([(0.08 * size, 0), (0.07 * size, 0.3 * size)]),
+            bark.done(bark.wood("#8C6A48", "#6E4F33", 4.0, (3, 3, 0.6))),
+            at=(x, y, 0),
+        )
         leaves = Paint(f"Leaves {i}")
-        add(f"Tree {i}", lathe([(0.26 * size, 0.25 * size), (0.28 * size, 0.29 * size),
-                                (0.02 * size, 1.0 * size), (0.01 * size, 1.0 * size)]),
-            leaves.done(leaves.dots(LEAF, MINT, 4.2, 0.3, 0.7)), at=(x, y, 0))
+        add(
+            f"Tree {i}",
+            lathe(
+                [
+                    (0.26 * size, 0.25 * size),
+                    (0.28 * size, 0.29 * size),
+                    (0.02 * size, 1.0 * size),
+                    (0.01 * size, 1.0 * size),
+                ]
+            ),
+            leaves.done(leaves.dots(LEAF, MINT, 4.2, 0.3, 0.7)),
+            at=(x, y, 0),
+        )
 
 
 # ---- the scene ----
@@ -498,9 +623,9 @@ def make_camera(scene: bpy.types.Scene) -> None:
     camera.data.lens = 63
     azimuth, elevation, distance = math.radians(-82), math.radians(36), 10.6
     level = distance * math.cos(elevation)
-    place = Vector(TARGET) + Vector((
-        level * math.cos(azimuth), level * math.sin(azimuth), distance * math.sin(elevation)
-    ))
+    place = Vector(TARGET) + Vector(
+        (level * math.cos(azimuth), level * math.sin(azimuth), distance * math.sin(elevation))
+    )
     look = (Vector((0.0, 0.0, -0.1)) - place).to_track_quat("-Z", "Y")
     camera.matrix_world = Matrix.LocRotScale(place, look, None)
     scene.collection.objects.link(camera)
@@ -516,7 +641,9 @@ def set_render(scene: bpy.types.Scene) -> None:
     render.use_persistent_data = True
     cycles = scene.cycles
     cycles.device = "CPU"
-    cycles.samples = 24
+    # Against 200 samples, 12 lie at 37.8 dB and 24 (without prefilter) at 40.7.
+    cycles.samples = 16
+    cycles.denoising_quality = cycles.denoising_prefilter = "FAST"
     cycles.use_adaptive_sampling = False
     cycles.max_bounces = 3
     cycles.diffuse_bounces = 2
