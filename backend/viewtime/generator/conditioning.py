@@ -52,13 +52,15 @@ class PriorEmbedding(nn.Module):
             _FrameConv(features, features), nn.GELU(approximate="tanh"),
         )  # fmt: skip
         self.proj = nn.Conv3d(features, width, patch_size, patch_size)
+        last = _FrameConv(features, channels)
         self.correction = nn.Sequential(
             _FrameConv(features + channels, features), nn.GELU(approximate="tanh"),
-            _FrameConv(features, channels),
+            last,
         )  # fmt: skip
-        for last in (self.proj, self.correction[-1]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        for layer in (self.proj, last):
+            assert layer.bias is not None
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, conditions: Conditions) -> Tensor:
         """Features (B, features, V*T, h, w) of the conditions' prior, maps and known cells."""
