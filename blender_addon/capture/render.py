@@ -14,8 +14,8 @@ from typing import Any
 import bpy
 import numpy as np
 
-from viewtime_formats.capture import Capture, Cell, write_capture
-from viewtime_formats.errors import CaptureError, ViewtimeError
+from viewtime_formats.capture import Capture, Cell, read_capture, write_capture
+from viewtime_formats.errors import CaptureError
 from viewtime_formats.rig import Camera, Rig
 
 from ..conventions import camera_from_blender
@@ -356,8 +356,6 @@ def render_cells(
     size: int | None = None,
 ) -> Capture:
     """Every camera at every frame, now, into a new Capture folder; they need not be in the rig."""
-    from viewtime_formats.capture import read_capture
-
     for _ in render_steps(scene, cameras, frames, Path(folder), depth=depth,
                           size=size or scene.viewtime.capture_size):
         pass
@@ -387,8 +385,6 @@ def capture_steps(context: bpy.types.Context, settings: CaptureSettings) -> Iter
             freeze_time=settings.freeze_time if "FREEZE" in settings.what else None,
             prompt=settings.prompt,
         )
-    except ViewtimeError:
-        raise
     except MemoryError as error:
         raise CaptureError("Out of memory while rendering; capture at a smaller size") from error
 
