@@ -46,5 +46,6 @@ def test_a_single_view_and_a_sky_keep_the_prediction(ground):
 def test_without_texture_the_prediction_decides(ground):
     images, cameras, true = ground
     flat = np.full_like(images, 0.5)
-    found = sweep_depth(flat, cameras, true, np.ones(true.shape, bool))
-    assert np.median(np.abs(found - true) / true) < 0.02
+    guess = 1.2 * true
+    found = sweep_depth(flat, cameras, guess, np.ones(true.shape, bool))
+    assert np.median(np.abs(found - guess) / guess) < 0.04  # planes are about 4% apart

@@ -17,13 +17,15 @@ from viewtime_formats.rig import Camera
 Float32 = NDArray[np.float32]
 
 PLANES = 64
+MARGIN = 1.6
+"""How far the planes reach beyond the predicted depths, as a factor."""
 NEIGHBOURS = 4
 """Views that each view is compared with: those nearest by angle."""
 TRUNCATION = 0.25
 """Mean colour difference from which on a mismatch costs no more: an occlusion, most likely."""
-TRUST = 0.04
+TRUST = 0.01
 """Cost of a depth e times the predicted one: what decides where there is no texture."""
-STEP, JUMP, EDGE = 0.015, 0.12, 0.06
+STEP, JUMP, EDGE = 0.015, 0.2, 0.06
 """Smoothness: cost of a step of one plane, of a jump, and the colour edge that halves it."""
 
 
@@ -37,11 +39,11 @@ def _costs(image, others, matrices, shifts, inverse, guess, trust, truncation, o
         for column in range(width):
             for k in range(planes):
                 w = inverse[k]
+                judges = 0
                 for n in range(count):
                     m, s = matrices[n], shifts[n]
                     x, y = column + 0.5, row + 0.5
                     z = m[2, 0] * x + m[2, 1] * y + m[2, 2] + s[2] * w
-                    found[n] = truncation
                     if z <= 1e-6:
                         continue
                     u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] + s[0] * w) / z - 0.5
@@ -55,19 +57,21 @@ def _costs(image, others, matrices, shifts, inverse, guess, trust, truncation, o
                         top = others[n, j, i, c] * (1.0 - a) + others[n, j, i + 1, c] * a
                         low = others[n, j + 1, i, c] * (1.0 - a) + others[n, j + 1, i + 1, c] * a
                         difference += abs(top * (1.0 - b) + low * b - image[row, column, c])
-                    found[n] = min(difference / 3.0, truncation)
-                # A surface hidden from some views is still seen by about half of them.
-                half = (count + 1) // 2
-                total = 0.0
-                for a_n in range(half):
-                    best = a_n
-                    for n in range(a_n + 1, count):
+                    found[judges] = min(difference / 3.0, truncation)
+                    judges += 1
+                # A surface hidden from some views is still seen by about half of them. What lies
+                # outside every other picture is neither likely nor unlikely.
+                half = (judges + 1) // 2
+                total = 0.0 if half else 0.25 * truncation
+                for place in range(half):
+                    best = place
+                    for n in range(place + 1, judges):
                         if found[n] < found[best]:
                             best = n
-                    found[a_n], found[best] = found[best], found[a_n]
-                    total += found[a_n]
+                    found[place], found[best] = found[best], found[place]
+                    total += found[place]
                 off = abs(np.log(max(w, 1e-9) * guess[row, column]))
-                out[row, column, k] = total / half + trust * min(off, 1.5)
+                out[row, column, k] = total / max(half, 1) + trust * min(off, 1.5)
 
 
 @njit(cache=True, nogil=True)
@@ -151,7 +155,7 @@ def sweep_depth(
         if not others or not surface[v].any():
             continue
         seen = 1.0 / predicted[v][surface[v]].astype(np.float64)
-        low, high = np.percentile(seen, 2) / 1.6, np.percentile(seen, 98) * 1.6
+        low, high = np.percentile(seen, 2) / MARGIN, np.percentile(seen, 98) * MARGIN
         inverse = np.linspace(low, high, PLANES)
         here = cameras[v]
         unproject = np.linalg.inv(here.intrinsics)
