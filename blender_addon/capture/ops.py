@@ -44,8 +44,10 @@ class VIEWTIME_OT_capture(bpy.types.Operator):
     bl_options = {"REGISTER"}
 
     folder: StringProperty(
-        name="Folder", description="New or empty folder; empty takes the scene's",
-        subtype="DIR_PATH", options={"PATH_SUPPORTS_BLEND_RELATIVE"},
+        name="Folder",
+        description="New or empty folder; empty takes the scene's",
+        subtype="DIR_PATH",
+        options={"PATH_SUPPORTS_BLEND_RELATIVE"},
     )
     what: EnumProperty(
         name="What", items=WHAT, options={"ENUM_FLAG"}, default={"FIXED", "FREEZE", "DEPTH"}

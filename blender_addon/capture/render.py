@@ -123,8 +123,15 @@ def borrowed(scene: bpy.types.Scene) -> Iterator[Callable]:
     frame, subframe = scene.frame_current, scene.frame_subframe
     images = scene.render.image_settings
     # These depend on one another: remembered before, and put back in this order.
-    names = ("media_type", "file_format", "color_mode", "color_depth", "exr_codec", "compression",
-             "color_management")
+    names = (
+        "media_type",
+        "file_format",
+        "color_mode",
+        "color_depth",
+        "exr_codec",
+        "compression",
+        "color_management",
+    )
     image_state = [(name, getattr(images, name)) for name in names if hasattr(images, name)]
     try:
         lend(scene, "camera", scene.camera)
@@ -142,16 +149,29 @@ def borrowed(scene: bpy.types.Scene) -> Iterator[Callable]:
 
 
 def _prepare(
-    scene: bpy.types.Scene, cameras: Sequence[bpy.types.Object], layer: bpy.types.ViewLayer,
-    width: int, height: int, depth: bool, lend: Callable,
+    scene: bpy.types.Scene,
+    cameras: Sequence[bpy.types.Object],
+    layer: bpy.types.ViewLayer,
+    width: int,
+    height: int,
+    depth: bool,
+    lend: Callable,
 ) -> None:
     """One sharp, whole, uncomposited picture per cell: depth and colour meet pixel by pixel."""
     render = scene.render
     for name, value in (
-        ("resolution_x", width), ("resolution_y", height), ("resolution_percentage", 100),
-        ("use_border", False), ("use_crop_to_border", False), ("use_multiview", False),
-        ("use_motion_blur", False), ("use_compositing", False), ("use_sequencer", False),
-        ("use_single_layer", False), ("use_stamp", False), ("film_transparent", False),
+        ("resolution_x", width),
+        ("resolution_y", height),
+        ("resolution_percentage", 100),
+        ("use_border", False),
+        ("use_crop_to_border", False),
+        ("use_multiview", False),
+        ("use_motion_blur", False),
+        ("use_compositing", False),
+        ("use_sequencer", False),
+        ("use_single_layer", False),
+        ("use_stamp", False),
+        ("film_transparent", False),
         ("dither_intensity", 0.0),
     ):
         lend(render, name, value)
@@ -220,8 +240,11 @@ def _sky_colour(image: Path, depth: np.ndarray) -> np.ndarray | None:
 
 
 def _still_cameras(
-    scene: bpy.types.Scene, cameras: Sequence[bpy.types.Object], frames: Sequence[int],
-    width: int, height: int,
+    scene: bpy.types.Scene,
+    cameras: Sequence[bpy.types.Object],
+    frames: Sequence[int],
+    width: int,
+    height: int,
 ) -> Rig:
     """The rig at these frames. Raises CaptureError when a camera moves between them."""
     found: list[Camera] = []
@@ -229,8 +252,9 @@ def _still_cameras(
         scene.frame_set(frame)
         graph = bpy.context.evaluated_depsgraph_get() if scene == bpy.context.scene else None
         for view, ob in enumerate(cameras):
-            seen = camera_from_blender(ob.evaluated_get(graph) if graph else ob,
-                                       scene, width, height)
+            seen = camera_from_blender(
+                ob.evaluated_get(graph) if graph else ob, scene, width, height
+            )
             if frame == frames[0]:
                 found.append(seen)
                 continue
@@ -356,8 +380,9 @@ def render_cells(
     size: int | None = None,
 ) -> Capture:
     """Every camera at every frame, now, into a new Capture folder; they need not be in the rig."""
-    for _ in render_steps(scene, cameras, frames, Path(folder), depth=depth,
-                          size=size or scene.viewtime.capture_size):
+    for _ in render_steps(
+        scene, cameras, frames, Path(folder), depth=depth, size=size or scene.viewtime.capture_size
+    ):
         pass
     return read_capture(folder)
 
@@ -377,7 +402,10 @@ def capture_steps(context: bpy.types.Context, settings: CaptureSettings) -> Iter
     grid = "GRID" in settings.what
     try:
         yield from render_steps(
-            scene, cameras, frames, settings.folder,
+            scene,
+            cameras,
+            frames,
+            settings.folder,
             size=settings.size,
             places=places,
             depth="DEPTH" in settings.what,

@@ -111,8 +111,10 @@ def rig_warnings(names: Sequence[str], centres: np.ndarray, target: np.ndarray) 
                 warnings.append(f"Cameras '{names[j]}' and '{names[i]}' stand in one place")
     spread = np.linalg.svd(centres - centres.mean(0), compute_uv=False)
     if len(centres) >= 3 and spread[0] > 1e-3 * distance and spread[1] < 1e-3 * spread[0]:
-        warnings.append("All cameras stand on one straight line; predicted cameras cannot be "
-                        "aligned to it, so move one off the line")
+        warnings.append(
+            "All cameras stand on one straight line; predicted cameras cannot be "
+            "aligned to it, so move one off the line"
+        )
     return warnings
 
 
@@ -191,8 +193,12 @@ def selection_centre(context: bpy.types.Context) -> Vector | None:
 
 
 def make_arc(
-    scene: bpy.types.Scene, target: Sequence[float], count: int, degrees: float,
-    radius: float, height: float,
+    scene: bpy.types.Scene,
+    target: Sequence[float],
+    count: int,
+    degrees: float,
+    radius: float,
+    height: float,
 ) -> list[bpy.types.Object]:
     """Put `count` cameras on an arc that begins at the active camera, and make them the rig.
 
@@ -240,20 +246,32 @@ class VIEWTIME_OT_rig_arc(bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}
 
     count: IntProperty(
-        name="Cameras", description="Cameras of the rig, the active one included",
-        default=8, min=2, max=MAX_CAMERAS, soft_max=24,
+        name="Cameras",
+        description="Cameras of the rig, the active one included",
+        default=8,
+        min=2,
+        max=MAX_CAMERAS,
+        soft_max=24,
     )
     degrees: FloatProperty(
-        name="Degrees", description="Length of the arc, anticlockwise seen from above",
-        default=80.0, min=-360.0, max=360.0,
+        name="Degrees",
+        description="Length of the arc, anticlockwise seen from above",
+        default=80.0,
+        min=-360.0,
+        max=360.0,
     )
     radius: FloatProperty(
-        name="Distance", description="Distance from the target; 0 keeps the active camera's",
-        default=0.0, min=0.0, unit="LENGTH",
+        name="Distance",
+        description="Distance from the target; 0 keeps the active camera's",
+        default=0.0,
+        min=0.0,
+        unit="LENGTH",
     )
     height: FloatProperty(
-        name="Rise", description="How much higher the last camera stands than the first",
-        default=0.0, unit="LENGTH",
+        name="Rise",
+        description="How much higher the last camera stands than the first",
+        default=0.0,
+        unit="LENGTH",
     )
     around: EnumProperty(
         name="Around",
@@ -276,9 +294,7 @@ class VIEWTIME_OT_rig_arc(bpy.types.Operator):
                 raise RigError("Leave edit mode first: a rig is made in object mode")
             context.view_layer.update()
             target = self._target(context)
-            cameras = make_arc(
-                scene, target, self.count, self.degrees, self.radius, self.height
-            )
+            cameras = make_arc(scene, target, self.count, self.degrees, self.radius, self.height)
         except RigError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}

@@ -40,8 +40,9 @@ def _build(material: bpy.types.Material) -> None:
     t = Tree(material.node_tree)
     color = t.node("ShaderNodeAttribute", attribute_name=COLOR_ATTRIBUTE)
     place = t.node("ShaderNodeAttribute", attribute_name=AXES_ATTRIBUTE).outputs["Vector"]
-    falloff = t.math("EXPONENT", t.math("MULTIPLY", t.vector("DOT_PRODUCT", place, place),
-                                        _EXPONENT))
+    falloff = t.math(
+        "EXPONENT", t.math("MULTIPLY", t.vector("DOT_PRODUCT", place, place), _EXPONENT)
+    )
     alpha = t.math("MULTIPLY", falloff, color.outputs["Alpha"])
     clear = t.node("ShaderNodeBsdfTransparent").outputs[0]
     light = t.node("ShaderNodeEmission", {"Color": color.outputs["Color"]}).outputs[0]

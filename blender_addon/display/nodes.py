@@ -17,8 +17,12 @@ class Tree:
     def __init__(self, tree: bpy.types.NodeTree) -> None:
         self.tree = tree
 
-    def node(self, kind: str, inputs: dict[str | int, Value] | None = None, **settings: Any,
-             ) -> bpy.types.Node:
+    def node(
+        self,
+        kind: str,
+        inputs: dict[str | int, Value] | None = None,
+        **settings: Any,
+    ) -> bpy.types.Node:
         """A node with properties `settings` and inputs by name or index."""
         node = self.tree.nodes.new(kind)
         for name, value in settings.items():
@@ -43,8 +47,10 @@ class Tree:
     def vector(self, operation: str, *values: Value) -> bpy.types.NodeSocket:
         """Vector math; constants may be one number for all three components."""
         node = self.node("ShaderNodeVectorMath", operation=operation)
-        inputs = [node.inputs["Scale"] if operation == "SCALE" and index == 1
-                  else node.inputs[index] for index in range(len(values))]
+        inputs = [
+            node.inputs["Scale"] if operation == "SCALE" and index == 1 else node.inputs[index]
+            for index in range(len(values))
+        ]
         for socket, value in zip(inputs, values):
             if isinstance(value, int | float) and socket.type == "VECTOR":
                 value = (value,) * 3
@@ -62,11 +68,19 @@ class Tree:
         node = self.node("GeometryNodeInputNamedAttribute", {"Name": name}, data_type=kind)
         return next(socket for socket in node.outputs if socket.enabled)
 
-    def store(self, geometry: Value, name: str, kind: str, value: Value, domain: str = "POINT",
-              ) -> bpy.types.NodeSocket:
+    def store(
+        self,
+        geometry: Value,
+        name: str,
+        kind: str,
+        value: Value,
+        domain: str = "POINT",
+    ) -> bpy.types.NodeSocket:
         node = self.node(
-            "GeometryNodeStoreNamedAttribute", {"Geometry": geometry, "Name": name},
-            data_type=kind, domain=domain,
+            "GeometryNodeStoreNamedAttribute",
+            {"Geometry": geometry, "Name": name},
+            data_type=kind,
+            domain=domain,
         )
         self._feed(next(s for s in node.inputs if s.name == "Value" and s.enabled), value)
         return node.outputs[0]

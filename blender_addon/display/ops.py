@@ -53,8 +53,11 @@ class VIEWTIME_OT_prepare_render(bpy.types.Operator):
             return {"CANCELLED"}
         cycles.transparent_max_bounces = max(cycles.transparent_max_bounces, TRANSPARENT_BOUNCES)
         cycles.min_transparent_bounces = max(cycles.min_transparent_bounces, CERTAIN_BOUNCES)
-        self.report({"INFO"}, f"Transparent bounces: {cycles.min_transparent_bounces} to "
-                              f"{cycles.transparent_max_bounces}")
+        self.report(
+            {"INFO"},
+            f"Transparent bounces: {cycles.min_transparent_bounces} to "
+            f"{cycles.transparent_max_bounces}",
+        )
         return {"FINISHED"}
 
 

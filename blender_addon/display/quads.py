@@ -64,8 +64,9 @@ def _build(tree: bpy.types.NodeTree) -> None:
     tree.interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
     t = Tree(tree)
     points = t.node("NodeGroupInput").outputs["Geometry"]
-    base = t.node("GeometryNodeInputNamedAttribute", {"Name": "radiance:base"},
-                  data_type="FLOAT_COLOR").outputs[0]
+    base = t.node(
+        "GeometryNodeInputNamedAttribute", {"Name": "radiance:base"}, data_type="FLOAT_COLOR"
+    ).outputs[0]
     split = t.node("FunctionNodeSeparateColor", {0: base})
     opacity = split.outputs["Alpha"]
     camera = _Camera(t)
@@ -75,30 +76,42 @@ def _build(tree: bpy.types.NodeTree) -> None:
     direction, guarded = camera.directions(center)
     depth = t.separate(center)[2]
     axis_u, axis_v = _quad_axes(t, camera, guarded)
-    random = t.node("FunctionNodeRandomValue", {"Min": -_DEPTH_JITTER, "Max": _DEPTH_JITTER},
-                    data_type="FLOAT")
+    random = t.node(
+        "FunctionNodeRandomValue", {"Min": -_DEPTH_JITTER, "Max": _DEPTH_JITTER}, data_type="FLOAT"
+    )
     jitter = t.math("MULTIPLY", depth, next(s for s in random.outputs if s.enabled))
     moved = t.vector("ADD", center, t.vector("SCALE", direction, jitter))
 
-    points = t.node("GeometryNodeDeleteGeometry", {
-        "Geometry": points, "Selection": _hidden(t, camera, depth, opacity),
-    }, domain="POINT").outputs[0]
+    points = t.node(
+        "GeometryNodeDeleteGeometry",
+        {
+            "Geometry": points,
+            "Selection": _hidden(t, camera, depth, opacity),
+        },
+        domain="POINT",
+    ).outputs[0]
     points = t.store(points, _CENTER, "FLOAT_VECTOR", camera.from_camera_point(moved))
     points = t.store(points, _AXIS_U, "FLOAT_VECTOR", camera.from_camera_direction(axis_u))
     points = t.store(points, _AXIS_V, "FLOAT_VECTOR", camera.from_camera_direction(axis_v))
     points = t.store(points, COLOR_ATTRIBUTE, "FLOAT_COLOR", _scene_linear(t, split, opacity))
     # Eevee's blended surfaces are drawn in the order of the mesh: far to near.
-    points = t.node("GeometryNodeSortElements", {"Geometry": points, "Sort Weight": depth},
-                    domain="POINT").outputs[0]
-    instances = t.node("GeometryNodeInstanceOnPoints", {
-        "Points": _without(t, points, "scale", "rotation", "radiance:*"),
-        "Instance": _unit_quad(t),
-    }).outputs[0]
+    points = t.node(
+        "GeometryNodeSortElements", {"Geometry": points, "Sort Weight": depth}, domain="POINT"
+    ).outputs[0]
+    instances = t.node(
+        "GeometryNodeInstanceOnPoints",
+        {
+            "Points": _without(t, points, "scale", "rotation", "radiance:*"),
+            "Instance": _unit_quad(t),
+        },
+    ).outputs[0]
     mesh = t.node("GeometryNodeRealizeInstances", {"Geometry": instances}).outputs[0]
     mesh = t.node("GeometryNodeSetPosition", {"Geometry": mesh, "Position": _corner(t)}).outputs[0]
     mesh = _without(t, mesh, _CENTER, _AXIS_U, _AXIS_V)
-    mesh = t.node("GeometryNodeSetMaterial", {"Geometry": mesh, "Material": splat_material()},
-                  ).outputs[0]
+    mesh = t.node(
+        "GeometryNodeSetMaterial",
+        {"Geometry": mesh, "Material": splat_material()},
+    ).outputs[0]
     t.node("NodeGroupOutput", {"Geometry": mesh})
 
 
@@ -108,8 +121,9 @@ class _Camera:
     def __init__(self, t: Tree) -> None:
         self.t = t
         camera = t.node("GeometryNodeInputActiveCamera").outputs[0]
-        self._from_camera = t.node("GeometryNodeObjectInfo", {"Object": camera},
-                                   transform_space="RELATIVE").outputs["Transform"]
+        self._from_camera = t.node(
+            "GeometryNodeObjectInfo", {"Object": camera}, transform_space="RELATIVE"
+        ).outputs["Transform"]
         self._to_camera = t.node("FunctionNodeInvertMatrix", {0: self._from_camera}).outputs[0]
         info = t.node("GeometryNodeCameraInfo", {"Camera": camera})
         self.clip_start = info.outputs["Clip Start"]
@@ -125,20 +139,25 @@ class _Camera:
         return t.math("DIVIDE", reach, projection.outputs[slope])
 
     def to_camera_point(self, point: Value) -> Value:
-        return self.t.node("FunctionNodeTransformPoint",
-                           {"Vector": point, "Transform": self._to_camera}).outputs[0]
+        return self.t.node(
+            "FunctionNodeTransformPoint", {"Vector": point, "Transform": self._to_camera}
+        ).outputs[0]
 
     def to_camera_direction(self, direction: Value) -> Value:
-        return self.t.node("FunctionNodeTransformDirection",
-                           {"Direction": direction, "Transform": self._to_camera}).outputs[0]
+        return self.t.node(
+            "FunctionNodeTransformDirection", {"Direction": direction, "Transform": self._to_camera}
+        ).outputs[0]
 
     def from_camera_point(self, point: Value) -> Value:
-        return self.t.node("FunctionNodeTransformPoint",
-                           {"Vector": point, "Transform": self._from_camera}).outputs[0]
+        return self.t.node(
+            "FunctionNodeTransformPoint", {"Vector": point, "Transform": self._from_camera}
+        ).outputs[0]
 
     def from_camera_direction(self, direction: Value) -> Value:
-        return self.t.node("FunctionNodeTransformDirection",
-                           {"Direction": direction, "Transform": self._from_camera}).outputs[0]
+        return self.t.node(
+            "FunctionNodeTransformDirection",
+            {"Direction": direction, "Transform": self._from_camera},
+        ).outputs[0]
 
     def directions(self, center: Value) -> tuple[Value, Value]:
         """The line of sight through `center` with z = 1, as it is and within the guard band."""
@@ -156,10 +175,14 @@ class _Camera:
 
 def _hidden(t: Tree, camera: _Camera, depth: Value, opacity: Value) -> Value:
     """Nearer than the camera's clip start, behind it, or too faint to be seen."""
-    return t.node("FunctionNodeBooleanMath", {
-        0: t.math("LESS_THAN", depth, t.math("MULTIPLY", camera.clip_start, -1.0)),
-        1: t.math("GREATER_THAN", opacity, _MINIMUM_OPACITY),
-    }, operation="NAND").outputs[0]
+    return t.node(
+        "FunctionNodeBooleanMath",
+        {
+            0: t.math("LESS_THAN", depth, t.math("MULTIPLY", camera.clip_start, -1.0)),
+            1: t.math("GREATER_THAN", opacity, _MINIMUM_OPACITY),
+        },
+        operation="NAND",
+    ).outputs[0]
 
 
 def _quad_axes(t: Tree, camera: _Camera, direction: Value) -> tuple[Value, Value]:
@@ -170,8 +193,9 @@ def _quad_axes(t: Tree, camera: _Camera, direction: Value) -> tuple[Value, Value
     for index in range(3):
         unit = [0.0, 0.0, 0.0]
         unit[index] = scale[index]
-        axis = t.node("FunctionNodeRotateVector",
-                      {"Vector": t.combine(*unit), "Rotation": rotation}).outputs[0]
+        axis = t.node(
+            "FunctionNodeRotateVector", {"Vector": t.combine(*unit), "Rotation": rotation}
+        ).outputs[0]
         axis = camera.to_camera_direction(axis)
         depth = t.separate(axis)[2]
         seen.append(t.separate(t.vector("SUBTRACT", axis, t.vector("SCALE", direction, depth))))
@@ -181,8 +205,9 @@ def _quad_axes(t: Tree, camera: _Camera, direction: Value) -> tuple[Value, Value
     xy = t.vector("DOT_PRODUCT", row_x, row_y)
     yy = t.vector("DOT_PRODUCT", row_y, row_y)
     half = t.math("MULTIPLY", t.math("SUBTRACT", xx, yy), 0.5)
-    spread = t.math("SQRT", t.math("ADD", t.math("MULTIPLY", half, half),
-                                   t.math("MULTIPLY", xy, xy)))
+    spread = t.math(
+        "SQRT", t.math("ADD", t.math("MULTIPLY", half, half), t.math("MULTIPLY", xy, xy))
+    )
     major = t.math("SQRT", t.math("ADD", t.math("MULTIPLY", t.math("ADD", xx, yy), 0.5), spread))
     # The determinant as a cross product: no cancellation for thin splats.
     area = t.vector("LENGTH", t.vector("CROSS_PRODUCT", row_x, row_y))
@@ -191,8 +216,10 @@ def _quad_axes(t: Tree, camera: _Camera, direction: Value) -> tuple[Value, Value
     cosine, sine = t.math("COSINE", angle), t.math("SINE", angle)
     along = t.combine(cosine, sine, 0.0)
     across = t.combine(t.math("MULTIPLY", sine, -1.0), cosine, 0.0)
-    return (t.vector("SCALE", along, t.math("MULTIPLY", major, SIGMAS)),
-            t.vector("SCALE", across, t.math("MULTIPLY", minor, SIGMAS)))
+    return (
+        t.vector("SCALE", along, t.math("MULTIPLY", major, SIGMAS)),
+        t.vector("SCALE", across, t.math("MULTIPLY", minor, SIGMAS)),
+    )
 
 
 def _scene_linear(t: Tree, split: bpy.types.Node, opacity: Value) -> Value:
@@ -204,30 +231,43 @@ def _scene_linear(t: Tree, split: bpy.types.Node, opacity: Value) -> Value:
     above = t.vector("SIGN", t.vector("MAXIMUM", t.vector("SUBTRACT", display, 0.04045), 0.0))
     linear = t.vector("ADD", low, t.vector("MULTIPLY", above, t.vector("SUBTRACT", high, low)))
     red, green, blue = t.separate(linear)
-    return t.node("FunctionNodeCombineColor",
-                  {"Red": red, "Green": green, "Blue": blue, "Alpha": opacity}).outputs[0]
+    return t.node(
+        "FunctionNodeCombineColor", {"Red": red, "Green": green, "Blue": blue, "Alpha": opacity}
+    ).outputs[0]
 
 
 def _unit_quad(t: Tree) -> Value:
     """A square from -1 to 1 that remembers where each corner is."""
-    square = t.node("GeometryNodeMeshGrid", {
-        "Size X": 2.0, "Size Y": 2.0, "Vertices X": 2, "Vertices Y": 2,
-    }).outputs[0]
+    square = t.node(
+        "GeometryNodeMeshGrid",
+        {
+            "Size X": 2.0,
+            "Size Y": 2.0,
+            "Vertices X": 2,
+            "Vertices Y": 2,
+        },
+    ).outputs[0]
     place = t.node("GeometryNodeInputPosition").outputs[0]
     return t.store(square, AXES_ATTRIBUTE, "FLOAT_VECTOR", place)
 
 
 def _corner(t: Tree) -> Value:
     u, v, _ = t.separate(t.attribute(AXES_ATTRIBUTE, "FLOAT_VECTOR"))
-    offset = t.vector("ADD", t.vector("SCALE", t.attribute(_AXIS_U, "FLOAT_VECTOR"), u),
-                      t.vector("SCALE", t.attribute(_AXIS_V, "FLOAT_VECTOR"), v))
+    offset = t.vector(
+        "ADD",
+        t.vector("SCALE", t.attribute(_AXIS_U, "FLOAT_VECTOR"), u),
+        t.vector("SCALE", t.attribute(_AXIS_V, "FLOAT_VECTOR"), v),
+    )
     return t.vector("ADD", t.attribute(_CENTER, "FLOAT_VECTOR"), offset)
 
 
 def _without(t: Tree, geometry: Value, *names: str) -> Value:
     """Drop attributes: realised quads would carry each of them four times."""
     for name in names:
-        node = t.node("GeometryNodeRemoveAttribute", {"Geometry": geometry, "Name": name},
-                      pattern_mode="WILDCARD" if "*" in name else "EXACT")
+        node = t.node(
+            "GeometryNodeRemoveAttribute",
+            {"Geometry": geometry, "Name": name},
+            pattern_mode="WILDCARD" if "*" in name else "EXACT",
+        )
         geometry = node.outputs[0]
     return geometry

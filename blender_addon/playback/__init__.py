@@ -11,8 +11,15 @@ from .ops import CLASSES
 from .sequence_object import absolute_folder, message, open_sequence, sequences, timing
 
 __all__ = [
-    "CLASSES", "absolute_folder", "message", "open_sequence", "refresh_all", "register",
-    "sequences", "timing", "unregister",
+    "CLASSES",
+    "absolute_folder",
+    "message",
+    "open_sequence",
+    "refresh_all",
+    "register",
+    "sequences",
+    "timing",
+    "unregister",
 ]
 
 

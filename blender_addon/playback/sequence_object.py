@@ -83,8 +83,11 @@ def open_sequence(ob: bpy.types.Object) -> SplatSequence:
     return reader.open(absolute_folder(ob))
 
 
-def create(scene: bpy.types.Scene, collection: bpy.types.Collection, folder: Path,
-           ) -> bpy.types.Object:
+def create(
+    scene: bpy.types.Scene,
+    collection: bpy.types.Collection,
+    folder: Path,
+) -> bpy.types.Object:
     """Make the object that plays the sequence in `folder`, or refresh the one that already does.
 
     Raises SequenceError before anything is made when the folder, its index or the step of the
@@ -150,9 +153,7 @@ def _show(ob: bpy.types.Object, frame: float) -> str:
 
 def _shared_with_another(ob: bpy.types.Object) -> bool:
     """Whether another object plays through the same cloud (a linked duplicate)."""
-    return ob.data.users > 1 and any(
-        other.data == ob.data and other != ob for other in sequences()
-    )
+    return ob.data.users > 1 and any(other.data == ob.data and other != ob for other in sequences())
 
 
 def _tell(ob: bpy.types.Object, text: str) -> None:
@@ -166,6 +167,15 @@ def _tell(ob: bpy.types.Object, text: str) -> None:
 
 
 __all__ = [
-    "MESSAGE", "SequenceError", "absolute_folder", "create", "message", "open_sequence", "reader",
-    "refresh", "sequences", "stored_folder", "timing",
+    "MESSAGE",
+    "SequenceError",
+    "absolute_folder",
+    "create",
+    "message",
+    "open_sequence",
+    "reader",
+    "refresh",
+    "sequences",
+    "stored_folder",
+    "timing",
 ]

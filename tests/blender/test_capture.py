@@ -59,23 +59,34 @@ def rig(scene, count=3, **kwargs):
 def state(scene):
     """Every simple setting that a capture could touch."""
     owners = {
-        "render": scene.render, "image": scene.render.image_settings, "cycles": scene.cycles,
-        "eevee": scene.eevee, "view": scene.view_settings, "display": scene.display_settings,
+        "render": scene.render,
+        "image": scene.render.image_settings,
+        "cycles": scene.cycles,
+        "eevee": scene.eevee,
+        "view": scene.view_settings,
+        "display": scene.display_settings,
         **{f"layer {layer.name}": layer for layer in scene.view_layers},
         **{f"camera {c.name}": c for c in bpy.data.cameras},
         **{f"dof {c.name}": c.dof for c in bpy.data.cameras},
         **{f"marker {m.name}": m for m in scene.timeline_markers},
     }
-    dump = {"frame": scene.frame_current, "subframe": scene.frame_subframe, "camera": scene.camera,
-            "cube": tuple(scene.objects["Cube"].matrix_world.translation)}
+    dump = {
+        "frame": scene.frame_current,
+        "subframe": scene.frame_subframe,
+        "camera": scene.camera,
+        "cube": tuple(scene.objects["Cube"].matrix_world.translation),
+    }
     for name, owner in owners.items():
         for prop in owner.bl_rna.properties:
             if prop.type in {"BOOLEAN", "INT", "FLOAT", "ENUM", "STRING"} or (
                 prop.identifier == "camera"
             ):
                 value = getattr(owner, prop.identifier)
-                dump[name, prop.identifier] = tuple(value) if hasattr(value, "foreach_get") else (
-                    value[:] if getattr(prop, "is_array", False) else value)
+                dump[name, prop.identifier] = (
+                    tuple(value)
+                    if hasattr(value, "foreach_get")
+                    else (value[:] if getattr(prop, "is_array", False) else value)
+                )
     return dump
 
 
@@ -192,7 +203,11 @@ def test_clip_and_freeze_frames_land_in_a_folder_that_reads_back(scene, tmp_path
     rig(scene)
     folder = tmp_path / "capture"
     assert bpy.ops.viewtime.capture(
-        folder=str(folder), what={"FIXED", "FREEZE", "DEPTH"}, frame_start=1, frame_end=5, times=5,
+        folder=str(folder),
+        what={"FIXED", "FREEZE", "DEPTH"},
+        frame_start=1,
+        frame_end=5,
+        times=5,
         freeze_time=2,
     ) == {"FINISHED"}
     capture = read_capture(folder)
@@ -314,8 +329,14 @@ def test_a_camera_that_moves_is_refused_and_nothing_stays(scene, tmp_path):
     camera.location.x += 1
     camera.keyframe_insert("location", frame=5)
     before = state(scene)
-    refused("'Camera' moves between frames 1 and 2", bpy.ops.viewtime.capture,
-            folder=str(tmp_path / "a"), frame_start=1, frame_end=5, times=5)
+    refused(
+        "'Camera' moves between frames 1 and 2",
+        bpy.ops.viewtime.capture,
+        folder=str(tmp_path / "a"),
+        frame_start=1,
+        frame_end=5,
+        times=5,
+    )
     assert state(scene) == before
     assert list(tmp_path.iterdir()) == []
 
@@ -330,8 +351,14 @@ def test_a_disk_that_refuses_leaves_the_scene_and_the_folder_as_they_were(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(render, "write_depth_exr", full)
-    refused("No space left on device", bpy.ops.viewtime.capture, folder=str(tmp_path / "a"),
-            frame_start=1, frame_end=5, times=5)
+    refused(
+        "No space left on device",
+        bpy.ops.viewtime.capture,
+        folder=str(tmp_path / "a"),
+        frame_start=1,
+        frame_end=5,
+        times=5,
+    )
     assert state(scene) == before
     assert list(tmp_path.iterdir()) == []
 

@@ -117,9 +117,11 @@ def ewa(scene, splats, colors, world=None) -> np.ndarray:
 
 def _matrix(q):
     w, x, y, z = q / np.linalg.norm(q)
-    return [[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]]
+    return [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
 
 
 def linear(values):
@@ -193,8 +195,10 @@ def test_splats_at_one_depth_are_all_drawn(scene, formats, tmp_path):
 def test_an_opaque_splat_gives_its_own_colour_back_and_a_mesh_hides_it(scene, formats, tmp_path):
     color = np.array([[0.8, 0.4, 0.1]], np.float32)
     one = formats.Gaussians(
-        means=np.zeros((1, 3), np.float32), scales=np.full((1, 3), 2, np.float32),
-        rotations=np.array([[1, 0, 0, 0]], np.float32), opacities=np.ones(1, np.float32),
+        means=np.zeros((1, 3), np.float32),
+        scales=np.full((1, 3), 2, np.float32),
+        rotations=np.array([[1, 0, 0, 0]], np.float32),
+        opacities=np.ones(1, np.float32),
         sh=formats.rgb_to_sh0(color)[:, None],
     )
     ob = add(formats, tmp_path / "s", one)
@@ -216,11 +220,19 @@ def test_splats_behind_the_camera_draw_nothing(scene, formats, tmp_path):
 
 def test_render_settings_change_only_when_asked(scene, formats, tmp_path, viewtime):
     advice = importlib.import_module(f"{viewtime}.display").advice
-    before = (scene.cycles.transparent_max_bounces, scene.cycles.min_transparent_bounces,
-              scene.view_settings.view_transform, scene.cycles.samples)
+    before = (
+        scene.cycles.transparent_max_bounces,
+        scene.cycles.min_transparent_bounces,
+        scene.view_settings.view_transform,
+        scene.cycles.samples,
+    )
     add(formats, tmp_path / "s", gaussians(formats, 3))
-    assert before == (scene.cycles.transparent_max_bounces, scene.cycles.min_transparent_bounces,
-                      scene.view_settings.view_transform, scene.cycles.samples)
+    assert before == (
+        scene.cycles.transparent_max_bounces,
+        scene.cycles.min_transparent_bounces,
+        scene.view_settings.view_transform,
+        scene.cycles.samples,
+    )
     assert "transparent bounces" in advice(scene)[0]
     bpy.ops.viewtime.prepare_render()
     assert advice(scene) == []

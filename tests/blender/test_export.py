@@ -120,8 +120,9 @@ def test_what_is_no_similarity_is_refused_in_words(swing, cli, tmp_path, capsys,
 
 
 def test_view_dependent_splats_are_not_turned(empty_scene, formats, cli, tmp_path, capsys):
-    with formats.SequenceWriter(tmp_path / "s", times=1, fps=24.0, frame_start=1,
-                                frame_step=1) as writer:
+    with formats.SequenceWriter(
+        tmp_path / "s", times=1, fps=24.0, frame_start=1, frame_step=1
+    ) as writer:
         writer.write_step(0, gaussians(formats, 3, 0, coefficients=4))
     bpy.ops.viewtime.import_sequence(directory=str(tmp_path / "s"))
     ob = bpy.context.object
@@ -183,8 +184,9 @@ def test_a_running_job_is_not_exported_as_if_it_were_done(
 
 
 def test_several_sequences_need_a_name(swing, formats, cli, tmp_path, capsys):
-    with formats.SequenceWriter(tmp_path / "b", times=1, fps=24.0, frame_start=1,
-                                frame_step=1) as writer:
+    with formats.SequenceWriter(
+        tmp_path / "b", times=1, fps=24.0, frame_start=1, frame_step=1
+    ) as writer:
         writer.write_step(0, gaussians(formats, 3, 0))
     bpy.ops.viewtime.import_sequence(directory=str(tmp_path / "b"))
     assert cli.main(["export", "--out", str(tmp_path / "ply")]) == 2

@@ -32,12 +32,23 @@ def gaussians(formats, count: int, seed: int, coefficients: int = 1):
     )
 
 
-def write_sequence(formats, folder: Path, counts, *, times=None, frame_start=1, frame_step=1,
-                   seed=0, coefficients=1, order=None):
+def write_sequence(
+    formats,
+    folder: Path,
+    counts,
+    *,
+    times=None,
+    frame_start=1,
+    frame_step=1,
+    seed=0,
+    coefficients=1,
+    order=None,
+):
     """A sequence whose step i holds gaussians(counts[i], seed + i)."""
     times = times or len(counts)
-    with formats.SequenceWriter(folder, times=times, fps=24.0, frame_start=frame_start,
-                                frame_step=frame_step) as writer:
+    with formats.SequenceWriter(
+        folder, times=times, fps=24.0, frame_start=frame_start, frame_step=frame_step
+    ) as writer:
         for step in order or range(len(counts)):
             writer.write_step(step, gaussians(formats, counts[step], seed + step, coefficients))
     return folder
@@ -73,8 +84,11 @@ def test_a_sequence_becomes_one_point_cloud_in_the_layout_of_native_splats(
     kinds = {a.name: a.data_type for a in ob.data.attributes if not a.name.startswith(".")}
     base = "FLOAT4" if bpy.app.version >= (5, 2, 0) else "FLOAT_COLOR"
     assert kinds == {
-        "position": "FLOAT_VECTOR", "scale": "FLOAT_VECTOR", "rotation": "QUATERNION",
-        "radiance:base": base, **{f"radiance:sh_{i}": "FLOAT_VECTOR" for i in range(3)},
+        "position": "FLOAT_VECTOR",
+        "scale": "FLOAT_VECTOR",
+        "rotation": "QUATERNION",
+        "radiance:base": base,
+        **{f"radiance:sh_{i}": "FLOAT_VECTOR" for i in range(3)},
     }
     assert np.array_equal(positions(ob), wanted.means)
     assert np.array_equal(attribute(ob, "scale", "vector", 3), wanted.scales)
@@ -97,8 +111,17 @@ def test_importing_the_same_folder_again_refreshes_the_object_it_has(
 
 @pytest.mark.parametrize(
     ("frame", "offset", "speed", "step"),
-    [(-50, 0, 1, 0), (10, 0, 1, 0), (11, 0, 1, 0), (12, 0, 1, 1), (14, 0, 1, 2), (99, 0, 1, 3),
-     (17, 5, 1, 1), (14, 0, 0.5, 1), (13, 0, 2, 3)],
+    [
+        (-50, 0, 1, 0),
+        (10, 0, 1, 0),
+        (11, 0, 1, 0),
+        (12, 0, 1, 1),
+        (14, 0, 1, 2),
+        (99, 0, 1, 3),
+        (17, 5, 1, 1),
+        (14, 0, 0.5, 1),
+        (13, 0, 2, 3),
+    ],
 )
 def test_frames_map_to_steps_and_hold_at_the_ends(
     empty_scene, formats, tmp_path, frame, offset, speed, step
@@ -259,22 +282,25 @@ def test_a_folder_without_a_sequence_is_refused_in_one_line(empty_scene, tmp_pat
 
 
 @pytest.mark.parametrize("motion_blur", [False, True])
-def test_rendered_frames_show_their_own_step(
-    empty_scene, formats, tmp_path, motion_blur
-):
+def test_rendered_frames_show_their_own_step(empty_scene, formats, tmp_path, motion_blur):
     """One opaque splat fills the frame; its red channel is the step. Counts differ per step."""
     folder = tmp_path / "s"
     with formats.SequenceWriter(folder, times=4, fps=24.0, frame_start=1, frame_step=1) as writer:
         for step in range(4):
             count = 1 + step % 2
             one = np.ones((count, 1), np.float32)
-            writer.write_step(step, formats.Gaussians(
-                means=one * np.array([[0, 0, 0]], np.float32),
-                scales=one * np.array([[50, 50, 0.01]], np.float32),
-                rotations=one * np.array([[1, 0, 0, 0]], np.float32),
-                opacities=np.ones(count, np.float32),
-                sh=formats.rgb_to_sh0(one * np.array([[step / 4, 0.5, 0.5]], np.float32))[:, None],
-            ))
+            writer.write_step(
+                step,
+                formats.Gaussians(
+                    means=one * np.array([[0, 0, 0]], np.float32),
+                    scales=one * np.array([[50, 50, 0.01]], np.float32),
+                    rotations=one * np.array([[1, 0, 0, 0]], np.float32),
+                    opacities=np.ones(count, np.float32),
+                    sh=formats.rgb_to_sh0(one * np.array([[step / 4, 0.5, 0.5]], np.float32))[
+                        :, None
+                    ],
+                ),
+            )
     scene = empty_scene
     import_sequence(folder)
     camera = bpy.data.objects.new("c", bpy.data.cameras.new("c"))

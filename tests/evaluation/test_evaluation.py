@@ -9,7 +9,8 @@ from viewtime.evaluation.contact_sheet import contact_sheet
 from viewtime.evaluation.metrics import mean_psnr, psnr, ssim
 
 
-def test_psnr_is_minus_ten_log_ten_of_the_mean_squared_error(rng=np.random.default_rng(0)):
+def test_psnr_is_minus_ten_log_ten_of_the_mean_squared_error():
+    rng = np.random.default_rng(0)
     truth = rng.random((3, 16, 20))
     wrong = np.clip(truth + rng.normal(0, 0.05, truth.shape), 0, 1)
     expected = -10 * np.log10(np.mean((wrong - truth) ** 2))
@@ -29,7 +30,8 @@ def test_mean_psnr_counts_the_selected_cells_alone():
         mean_psnr(wrong[:1], truth, cells)
 
 
-def test_ssim_is_one_for_equal_pictures_and_less_for_noise(rng=np.random.default_rng(1)):
+def test_ssim_is_one_for_equal_pictures_and_less_for_noise():
+    rng = np.random.default_rng(1)
     truth = rng.random((3, 32, 32)).astype(np.float32)
     assert ssim(truth, truth) == pytest.approx(1.0, abs=1e-5)
     assert ssim(rng.random((3, 32, 32)).astype(np.float32), truth) < 0.3

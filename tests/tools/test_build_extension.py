@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: GPL-3.0-or-later
+# SPDX-License-Identifier: Apache-2.0
 """The tool that builds the extension: the same bytes every time, and refusals in words.
 What the zip does inside Blender is tested in tests/blender."""
 

@@ -37,7 +37,9 @@ def ssim(prediction: np.ndarray, truth: np.ndarray) -> float:
     a, b = (
         torch.from_numpy(np.clip(x, 0.0, 1.0).astype(np.float32))[None] for x in (prediction, truth)
     )
-    return float(structural_similarity_index_measure(a, b, data_range=1.0))
+    value = structural_similarity_index_measure(a, b, data_range=1.0)
+    assert isinstance(value, torch.Tensor)  # a tuple only when the full image is asked for
+    return float(value)
 
 
 def mean_psnr(prediction: np.ndarray, truth: np.ndarray, cells: np.ndarray) -> float:
