@@ -4,6 +4,8 @@ It decides nothing about rendering; in a window it stays cancellable with Esc be
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +62,7 @@ class VIEWTIME_OT_capture(bpy.types.Operator):
     # Of a modal run alone; a Blender operator has no other place for them.
     _steps: Iterator[Progress] | None = None
     _timer: bpy.types.Timer | None = None
+    _started: float = 0.0
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
@@ -127,6 +130,20 @@ class VIEWTIME_OT_capture(bpy.types.Operator):
         context.scene.viewtime.capture_message = f"{message} ({done} of {total})"
         for area in context.screen.areas if context.screen else ():
             area.tag_redraw()
+        if bpy.app.background:
+            self._tell(done, total, message)
+
+    def _tell(self, done: int, total: int, message: str) -> None:
+        """Progress for whoever watches a terminal or a farm's log, at every fifth of the way."""
+        if done == 0:
+            self._started = time.monotonic()
+        elif done == total or done % max(1, total // 5) == 0:
+            left = (time.monotonic() - self._started) / done * (total - done)
+            print(
+                f"viewtime: {message} ({done} of {total}), about {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _end(self, context: bpy.types.Context, message: str) -> None:
         context.window_manager.progress_end()

@@ -70,9 +70,15 @@ def read_demo(out: Path, size: int) -> Demo:
     )
 
 
+def background_of(sequence: SplatSequence) -> tuple[float, float, float]:
+    """What stands behind the splats; black when the sequence does not say."""
+    red, green, blue = (0.0, 0.0, 0.0) if sequence.background is None else sequence.background
+    return float(red), float(green), float(blue)
+
+
 def rerender(sequence: SplatSequence, rig: Rig, times: list[int]) -> np.ndarray:
     """Splats seen from every camera of the rig: (V, len(times), 3, H, W), sRGB in [0, 1]."""
-    background = tuple(sequence.background) if sequence.background is not None else (0.0, 0.0, 0.0)
+    background = background_of(sequence)
     frames = []
     for t in times:
         step = sequence.step(t)
@@ -114,7 +120,13 @@ def generated_route(
     sequence = read_sequence(out / "jobs" / "generated" / "splats")
     generated = read_grid(out / "jobs" / "generated" / "grid").frames
     truth, unseen = demo.truth.frames, ~demo.references.known
-    prior = reprojection_prior(demo.references, demo.rig, demo.fixed_view, demo.freeze_time)
+    prior = reprojection_prior(
+        demo.references,
+        demo.rig,
+        demo.fixed_view,
+        demo.freeze_time,
+        background=background_of(sequence),
+    )
     copies = (demo.references, demo.fixed_view, demo.freeze_time)
     splats = rerender(sequence, demo.rig, list(range(truth.shape[1])))
     started = time.monotonic()
