@@ -14,7 +14,7 @@ Float32 = NDArray[np.float32]
 
 
 @njit(cache=True, nogil=True)
-def _flood(depth, jump, label, queue):  # pragma: no cover - compiled
+def _flood(depth, jump, label, queue):
     height, width = depth.shape
     count = 0
     for seed in range(height * width):

@@ -107,7 +107,7 @@ def _slopes(inverse: NDArray[np.float64], axis: int) -> tuple[NDArray, NDArray]:
 def _disks(
     pixel, width, lens, turn, center, inverse, slope_x, slope_y, footprint,
     means, scales, rotations, normals, cosine, area,
-):  # fmt: skip  # pragma: no cover - compiled
+):  # fmt: skip
     """Fill one disk per pixel from w = 1/z and its slopes. turn (3, 3) is world-from-camera."""
     fx, fy, cx, cy = lens[0], lens[1], lens[2], lens[3]
     axes, world = np.empty((3, 3)), np.empty((3, 3))

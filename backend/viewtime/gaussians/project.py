@@ -20,9 +20,7 @@ view sees through the point, to something farther or to the sky."""
 
 
 @njit(cache=True, nogil=True)
-def _project(
-    start, stop, points, pose, lens, width, height, pixel, z
-):  # pragma: no cover - compiled
+def _project(start, stop, points, pose, lens, width, height, pixel, z):
     for i in range(start, stop):
         x, y, w = points[i, 0], points[i, 1], points[i, 2]
         depth = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * w + pose[2, 3]
@@ -57,7 +55,7 @@ def project_points(
 
 
 @njit(cache=True, nogil=True)
-def _judge(pixel, z, tolerance, depth, reach, verdict):  # pragma: no cover - compiled
+def _judge(pixel, z, tolerance, depth, reach, verdict):
     height, width = depth.shape
     for i in range(pixel.shape[0]):
         verdict[i] = UNSEEN

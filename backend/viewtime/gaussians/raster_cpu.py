@@ -42,7 +42,7 @@ class Rendered:
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _colour(sh, x, y, z, out):  # pragma: no cover - compiled
+def _colour(sh, x, y, z, out):
     """Real spherical harmonics of degree 0..3 in the unit direction (x, y, z), plus 0.5."""
     degree = 0
     while (degree + 1) * (degree + 1) < sh.shape[0]:
@@ -89,7 +89,7 @@ def _project(
     dilation,
     splats,
     boxes,
-):  # pragma: no cover - compiled
+):
     """Fill splats[start:stop] (u, v, conic a b c, opacity, z, r, g, b) and boxes (x0, x1, y0, y1).
 
     A box with x1 <= x0 marks a Gaussian that is not drawn. Ellipses are bounded exactly, at the
@@ -171,7 +171,7 @@ def _project(
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _composite(splats, boxes, y_start, y_stop, out):  # pragma: no cover - compiled
+def _composite(splats, boxes, y_start, y_stop, out):
     """Blend depth-sorted splats into rows y_start..y_stop of out (H, W, 5): r, g, b, z, and the
     transmittance, which begins at 1."""
     width = out.shape[1]
