@@ -79,8 +79,7 @@ class Report:
         if without_prior:
             made["without_prior_4_steps"] = generate(generator, grid, prior=None, steps=4)
         scores = {
-            name: _mean_psnr(frames[unseen], example.truth[unseen])
-            for name, frames in made.items()
+            name: _mean_psnr(frames[unseen], example.truth[unseen]) for name, frames in made.items()
         }
         return scores, made["model_4_steps"]
 
