@@ -82,8 +82,12 @@ def test_surface_points_lie_on_the_solid(kind):
     elif kind == rc.CYLINDER:
         gap = np.maximum(np.hypot(p[:, 0], p[:, 1]) - 0.5, p[:, 2] - 0.6)
     else:
-        gap = np.linalg.norm(p - np.stack([0 * p[:, 2]] * 2 + [np.minimum(p[:, 2], 0.6)], -1),
-                             axis=-1) - 0.5
+        gap = (
+            np.linalg.norm(
+                p - np.stack([0 * p[:, 2]] * 2 + [np.minimum(p[:, 2], 0.6)], -1), axis=-1
+            )
+            - 0.5
+        )
     np.testing.assert_allclose(gap, 0.0, atol=1e-5)
 
 
@@ -127,8 +131,10 @@ def test_a_seed_gives_the_same_arrays_and_another_seed_others():
     again, rig_again = sample_grid(5, 2, 2, 24)
     other, _ = sample_grid(6, 2, 2, 24)
     assert np.array_equal(grid.frames, again.frames) and np.array_equal(grid.depth, again.depth)
-    assert all(np.array_equal(a.camera_from_world, b.camera_from_world)
-               for a, b in zip(rig.cameras, rig_again.cameras))
+    assert all(
+        np.array_equal(a.camera_from_world, b.camera_from_world)
+        for a, b in zip(rig.cameras, rig_again.cameras)
+    )
     assert not np.array_equal(grid.frames, other.frames)
 
 

@@ -15,7 +15,8 @@ from viewtime.reconstructor.model import Reconstructor, ReconstructorConfig
 from viewtime_formats.rig import Camera, Rig
 
 TINY = ReconstructorConfig(
-    dim=32, depth=4, heads=2, camera_heads=2, head_channels=(8, 8, 8, 8), head_features=8, size=32)
+    dim=32, depth=4, heads=2, camera_heads=2, head_channels=(8, 8, 8, 8), head_features=8, size=32
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +89,11 @@ def test_a_grid_with_all_its_depth_needs_no_prediction_and_shows_its_frames(scen
     assert steps.provenance["depth"] == "captured" and steps.provenance["cameras"] == "given"
     gaussians = list(steps)
     assert len(gaussians) == 2
-    sky = np.median(grid.frames.transpose(0, 1, 3, 4, 2)[np.isinf(grid.depth)], axis=0) if np.isinf(
-        grid.depth).any() else np.zeros(3)
+    sky = (
+        np.median(grid.frames.transpose(0, 1, 3, 4, 2)[np.isinf(grid.depth)], axis=0)
+        if np.isinf(grid.depth).any()
+        else np.zeros(3)
+    )
     shown = render(gaussians[1], rig.cameras[1], background=sky).color
     error = np.mean((shown - grid.frames[1, 1].transpose(1, 2, 0)) ** 2)
     assert error < 0.01
@@ -101,8 +105,11 @@ def test_prior_depth_serves_where_the_grid_has_none_and_grid_depth_wins(scene, m
     wanted = list(reconstruct(None, grid, rig))  # type: ignore[arg-type]
     got = list(reconstruct(None, grid, rig, prior_depth=prior))  # type: ignore[arg-type]
     assert np.array_equal(got[0].means, wanted[0].means)
-    partly = FrameGrid(grid.frames, grid.known, np.where(
-        np.arange(2)[None, :, None, None] == 0, grid.depth, np.nan))
+    partly = FrameGrid(
+        grid.frames,
+        grid.known,
+        np.where(np.arange(2)[None, :, None, None] == 0, grid.depth, np.nan),
+    )
     mixed = list(reconstruct(None, partly, rig, prior_depth=grid.depth))  # type: ignore[arg-type]
     assert np.array_equal(mixed[1].means, wanted[1].means)
 
@@ -133,12 +140,28 @@ def test_parallel_cameras_get_their_scale_from_the_distance_between_them(scene, 
     grid, rig = scene
     first = rig.cameras[0]
     row = tuple(
-        Camera(f"p{n}", 32, 32, first.intrinsics, np.concatenate(
-            [first.rotation, first.translation[:, None] + [[0.5 * n], [0.0], [0.0]]], 1))
-        for n in range(3))
+        Camera(
+            f"p{n}",
+            32,
+            32,
+            first.intrinsics,
+            np.concatenate(
+                [first.rotation, first.translation[:, None] + [[0.5 * n], [0.0], [0.0]]], 1
+            ),
+        )
+        for n in range(3)
+    )
     near = predict(model, grid.frames, Rig(row))
-    wide = predict(model, grid.frames, Rig(tuple(
-        Camera(c.name, 32, 32, c.intrinsics, c.camera_from_world * [[1, 1, 1, 2]]) for c in row)))
+    wide = predict(
+        model,
+        grid.frames,
+        Rig(
+            tuple(
+                Camera(c.name, 32, 32, c.intrinsics, c.camera_from_world * [[1, 1, 1, 2]])
+                for c in row
+            )
+        ),
+    )
     assert near.scale == wide.scale == "cameras"
     np.testing.assert_allclose(wide.depth, 2.0 * near.depth, rtol=1e-4)
     alone = predict(model, grid.frames[:1], Rig(row[:1]))
@@ -167,8 +190,12 @@ def test_cancel_stops_before_the_next_step_and_progress_counts(scene):
     grid, rig = scene
     seen, stop = [], []
     steps = reconstruct(
-        None, grid, rig, on_step=lambda i, n: seen.append((i, n)),  # type: ignore[arg-type]
-        should_cancel=lambda: bool(stop))
+        None,
+        grid,
+        rig,
+        on_step=lambda i, n: seen.append((i, n)),  # type: ignore[arg-type]
+        should_cancel=lambda: bool(stop),
+    )
     next(steps)
     stop.append(True)
     with pytest.raises(Cancelled):

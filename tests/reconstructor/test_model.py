@@ -16,7 +16,8 @@ from viewtime.reconstructor.model import (
 )
 
 TINY = ReconstructorConfig(
-    dim=32, depth=4, heads=2, camera_heads=2, head_channels=(8, 8, 8, 8), head_features=8)
+    dim=32, depth=4, heads=2, camera_heads=2, head_channels=(8, 8, 8, 8), head_features=8
+)
 
 
 @pytest.fixture
@@ -86,7 +87,8 @@ def test_a_batch_gives_what_its_samples_give_alone(model):
             alone = model(both[b : b + 1])
             torch.testing.assert_close(together.depth[b], alone.depth[0], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(
-                together.poses[-1][b], alone.poses[-1][0], rtol=1e-4, atol=1e-5)
+                together.poses[-1][b], alone.poses[-1][0], rtol=1e-4, atol=1e-5
+            )
 
 
 def test_views_after_the_first_may_change_places(model):
@@ -119,20 +121,38 @@ def test_depth_is_positive_and_confidence_at_least_one(model):
 def test_state_keys_of_the_trunk_and_heads_are_those_of_vggt(model):
     keys = set(model.state_dict())
     stock = [
-        "aggregator.camera_token", "aggregator.register_token",
-        "aggregator.patch_embed.proj.weight", "camera_head.empty_pose_tokens",
-        "camera_head.embed_pose.bias", "camera_head.poseLN_modulation.1.weight",
-        "camera_head.pose_branch.fc2.weight", "camera_head.token_norm.weight",
-        "camera_head.trunk_norm.weight", "camera_head.trunk.0.attn.qkv.weight",
-        "depth_head.norm.weight", "depth_head.projects.3.weight",
-        "depth_head.resize_layers.0.weight", "depth_head.resize_layers.3.bias",
-        "depth_head.scratch.layer4_rn.weight", "depth_head.scratch.refinenet4.out_conv.bias",
+        "aggregator.camera_token",
+        "aggregator.register_token",
+        "aggregator.patch_embed.proj.weight",
+        "camera_head.empty_pose_tokens",
+        "camera_head.embed_pose.bias",
+        "camera_head.poseLN_modulation.1.weight",
+        "camera_head.pose_branch.fc2.weight",
+        "camera_head.token_norm.weight",
+        "camera_head.trunk_norm.weight",
+        "camera_head.trunk.0.attn.qkv.weight",
+        "depth_head.norm.weight",
+        "depth_head.projects.3.weight",
+        "depth_head.resize_layers.0.weight",
+        "depth_head.resize_layers.3.bias",
+        "depth_head.scratch.layer4_rn.weight",
+        "depth_head.scratch.refinenet4.out_conv.bias",
         "depth_head.scratch.refinenet1.resConfUnit1.conv2.weight",
-        "depth_head.scratch.output_conv1.weight", "depth_head.scratch.output_conv2.2.weight",
+        "depth_head.scratch.output_conv1.weight",
+        "depth_head.scratch.output_conv2.2.weight",
     ]
-    for part in ("norm1.weight", "attn.qkv.bias", "attn.q_norm.weight", "attn.k_norm.bias",
-                 "attn.proj.weight", "ls1.gamma", "norm2.bias", "mlp.fc1.weight",
-                 "mlp.fc2.bias", "ls2.gamma"):
+    for part in (
+        "norm1.weight",
+        "attn.qkv.bias",
+        "attn.q_norm.weight",
+        "attn.k_norm.bias",
+        "attn.proj.weight",
+        "ls1.gamma",
+        "norm2.bias",
+        "mlp.fc1.weight",
+        "mlp.fc2.bias",
+        "ls2.gamma",
+    ):
         stock += [f"aggregator.{kind}_blocks.3.{part}" for kind in ("frame", "global")]
     assert not [key for key in stock if key not in keys]
     assert "depth_head.scratch.refinenet4.resConfUnit1.conv1.weight" not in keys
@@ -141,8 +161,9 @@ def test_state_keys_of_the_trunk_and_heads_are_those_of_vggt(model):
 
 def test_at_full_size_the_depth_head_has_exactly_upstreams_parameters():
     with torch.device("meta"):
-        head = DepthHead(2048, 14, (256, 512, 1024, 1024), 256, layers=(4, 11, 17, 23),
-                         own_parts=False)
+        head = DepthHead(
+            2048, 14, (256, 512, 1024, 1024), 256, layers=(4, 11, 17, 23), own_parts=False
+        )
     assert sum(p.numel() for p in head.parameters()) == 32_654_562
 
 

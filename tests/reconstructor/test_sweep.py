@@ -19,7 +19,8 @@ def ground():
     scene = Scene((), random_scene(0).light, row)
     cameras = [
         look_at(np.array([4 * np.sin(a), -4 * np.cos(a), 4.0]), np.zeros(3), 70.0, 48, 40, str(a))
-        for a in (0.0, 0.2, 0.4, 0.6)]
+        for a in (0.0, 0.2, 0.4, 0.6)
+    ]
     cells = [render_cell(scene, camera, 0.0) for camera in cameras]
     return np.stack([c[0] for c in cells]), cameras, np.stack([c[1] for c in cells])
 
@@ -36,8 +37,9 @@ def test_a_single_view_and_a_sky_keep_the_prediction(ground):
     images, cameras, true = ground
     guess = 1.2 * true
     everywhere = np.ones(true.shape, bool)
-    assert np.array_equal(sweep_depth(images[:1], cameras[:1], guess[:1], everywhere[:1]),
-                          guess[:1])
+    assert np.array_equal(
+        sweep_depth(images[:1], cameras[:1], guess[:1], everywhere[:1]), guess[:1]
+    )
     assert np.array_equal(sweep_depth(images, cameras, guess, ~everywhere), guess)
     twice = [cameras[0], cameras[0]]  # the same place says nothing about depth
     assert np.array_equal(sweep_depth(images[:2], twice, guess[:2], everywhere[:2]), guess[:2])

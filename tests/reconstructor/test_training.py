@@ -17,14 +17,32 @@ from viewtime.training.reconstructor_loss import (
 )
 from viewtime_formats.errors import ViewtimeError
 
-TINY = {"dim": 32, "depth": 4, "heads": 2, "camera_heads": 2,
-        "head_channels": [8, 8, 8, 8], "head_features": 8, "size": 16}
+TINY = {
+    "dim": 32,
+    "depth": 4,
+    "heads": 2,
+    "camera_heads": 2,
+    "head_channels": [8, 8, 8, 8],
+    "head_features": 8,
+    "size": 16,
+}
 
 
 def tiny_config(folder, **changes) -> recipe.TrainConfig:
     return recipe.TrainConfig(
-        out=str(folder), steps=4, minutes=1e6, sizes=(16,), frames_per_step=2, bf16=False,
-        log_every=1, save_minutes=0.0, held_out=1, warmup=1, model=TINY, **changes)
+        out=str(folder),
+        steps=4,
+        minutes=1e6,
+        sizes=(16,),
+        frames_per_step=2,
+        bf16=False,
+        log_every=1,
+        save_minutes=0.0,
+        held_out=1,
+        warmup=1,
+        model=TINY,
+        **changes,
+    )
 
 
 def test_one_scene_can_be_learnt():
@@ -91,7 +109,8 @@ def test_losses_vanish_at_the_truth_and_skip_the_sky():
     seen = torch.isfinite(batch.depth)
     true = torch.where(seen, batch.depth, torch.full_like(batch.depth, 123.0)).clamp(max=20.0)
     exact = dataclasses.replace(
-        p, depth=true, confidence=torch.ones_like(true), poses=[batch.cameras[:, None]] * 4)
+        p, depth=true, confidence=torch.ones_like(true), poses=[batch.cameras[:, None]] * 4
+    )
     assert float(depth_loss(exact, batch.depth)) == pytest.approx(0.0, abs=1e-6)
     assert float(camera_loss(exact, batch.cameras)) == 0.0
     assert absolute_relative_error(3.0 * batch.depth, batch.depth) == pytest.approx(0.0, abs=1e-6)

@@ -197,7 +197,10 @@ def _visibility(x, y, z, sub, light, suns, kinds, half, rot, centres, bounds):
             if near > far or far < 0.0:
                 continue
             t = _intersect(
-                kinds[i], half[i, 0], half[i, 1], half[i, 2],
+                kinds[i],
+                half[i, 0],
+                half[i, 1],
+                half[i, 2],
                 rot[i, 0, 0] * ox + rot[i, 1, 0] * oy + rot[i, 2, 0] * oz,
                 rot[i, 0, 1] * ox + rot[i, 1, 1] * oy + rot[i, 2, 1] * oz,
                 rot[i, 0, 2] * ox + rot[i, 1, 2] * oy + rot[i, 2, 2] * oz,
@@ -242,8 +245,20 @@ def _lit(materials, hit, light, k, mix, shade, hemisphere, direct, glint):
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def cast(
-    width, height, intrinsics, world_from_camera, kinds, half, rot, centres, bounds,
-    materials, has_ground, light, color, depth,
+    width,
+    height,
+    intrinsics,
+    world_from_camera,
+    kinds,
+    half,
+    rot,
+    centres,
+    bounds,
+    materials,
+    has_ground,
+    light,
+    color,
+    depth,
 ):
     """Render one picture.
 
@@ -263,10 +278,16 @@ def cast(
     offset = np.empty((count, 3))
     for i in range(count):
         offset[i, 0], offset[i, 1], offset[i, 2] = (
-            cx - centres[i, 0], cy - centres[i, 1], cz - centres[i, 2])
+            cx - centres[i, 0],
+            cy - centres[i, 1],
+            cz - centres[i, 2],
+        )
         for k in range(3):
-            local[i, k] = (rot[i, 0, k] * offset[i, 0] + rot[i, 1, k] * offset[i, 1]
-                           + rot[i, 2, k] * offset[i, 2])
+            local[i, k] = (
+                rot[i, 0, k] * offset[i, 0]
+                + rot[i, 1, k] * offset[i, 1]
+                + rot[i, 2, k] * offset[i, 2]
+            )
     for row in range(height):
         for column in range(width):
             red, green, blue = 0.0, 0.0, 0.0
@@ -286,12 +307,18 @@ def cast(
                         best, hit = np.inf, -1
                 for i in range(count):
                     near, far = _sphere(
-                        offset[i, 0], offset[i, 1], offset[i, 2], dx, dy, dz, bounds[i])
+                        offset[i, 0], offset[i, 1], offset[i, 2], dx, dy, dz, bounds[i]
+                    )
                     if near > far or near > best or far < 0.0:
                         continue
                     t = _intersect(
-                        kinds[i], half[i, 0], half[i, 1], half[i, 2],
-                        local[i, 0], local[i, 1], local[i, 2],
+                        kinds[i],
+                        half[i, 0],
+                        half[i, 1],
+                        half[i, 2],
+                        local[i, 0],
+                        local[i, 1],
+                        local[i, 2],
                         rot[i, 0, 0] * dx + rot[i, 1, 0] * dy + rot[i, 2, 0] * dz,
                         rot[i, 0, 1] * dx + rot[i, 1, 1] * dy + rot[i, 2, 1] * dz,
                         rot[i, 0, 2] * dx + rot[i, 1, 2] * dy + rot[i, 2, 2] * dz,
@@ -318,7 +345,8 @@ def cast(
                     by = rot[hit, 0, 1] * ox + rot[hit, 1, 1] * oy + rot[hit, 2, 1] * oz
                     bz = rot[hit, 0, 2] * ox + rot[hit, 1, 2] * oy + rot[hit, 2, 2] * oz
                     mx, my, mz, u, v = _normal(
-                        kinds[hit], half[hit, 0], half[hit, 1], half[hit, 2], bx, by, bz)
+                        kinds[hit], half[hit, 0], half[hit, 1], half[hit, 2], bx, by, bz
+                    )
                     nx = rot[hit, 0, 0] * mx + rot[hit, 0, 1] * my + rot[hit, 0, 2] * mz
                     ny = rot[hit, 1, 0] * mx + rot[hit, 1, 1] * my + rot[hit, 1, 2] * mz
                     nz = rot[hit, 2, 0] * mx + rot[hit, 2, 1] * my + rot[hit, 2, 2] * mz
@@ -327,21 +355,36 @@ def cast(
                 if materials[hit, GRAIN] > 0.0:
                     fine = materials[hit, SCALE] * 3.7
                     shade += materials[hit, GRAIN] * (
-                        _value_noise(bx * fine + 7.0, by * fine, bz * fine + 3.0) - 0.5)
+                        _value_noise(bx * fine + 7.0, by * fine, bz * fine + 3.0) - 0.5
+                    )
                 facing = nx * sx + ny * sy + nz * sz
                 visible, glint = 0.0, 0.0
                 if facing > 0.0:
                     visible = _visibility(
-                        wx + 1e-4 * nx, wy + 1e-4 * ny, wz + 1e-4 * nz, sub, light, suns,
-                        kinds, half, rot, centres, bounds)
+                        wx + 1e-4 * nx,
+                        wy + 1e-4 * ny,
+                        wz + 1e-4 * nz,
+                        sub,
+                        light,
+                        suns,
+                        kinds,
+                        half,
+                        rot,
+                        centres,
+                        bounds,
+                    )
                     if visible > 0.0 and materials[hit, GLOSS] > 0.0:
                         # Blinn highlight: half vector between sun and eye.
                         qx, qy, qz = sx - dx * scale, sy - dy * scale, sz - dz * scale
                         cosine = (nx * qx + ny * qy + nz * qz) / math.sqrt(
-                            qx * qx + qy * qy + qz * qz + 1e-12)
+                            qx * qx + qy * qy + qz * qz + 1e-12
+                        )
                         if cosine > 0.0:
-                            glint = visible * materials[hit, GLOSS] * (
-                                cosine ** materials[hit, EXPONENT])
+                            glint = (
+                                visible
+                                * materials[hit, GLOSS]
+                                * (cosine ** materials[hit, EXPONENT])
+                            )
                 direct = max(facing, 0.0) * visible
                 hemisphere = 0.7 + 0.3 * nz
                 red += _lit(materials, hit, light, 0, mix, shade, hemisphere, direct, glint)

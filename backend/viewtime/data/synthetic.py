@@ -113,8 +113,9 @@ def _color(rng: np.random.Generator, saturation: float) -> np.ndarray:
 def _material(rng: np.random.Generator, size: float, ground: bool = False) -> np.ndarray:
     """A random material row for a body of about `size` scene units."""
     row = np.zeros(rc.MATERIAL_SIZE)
-    weights = np.array([1.0, 2.5, 1.0, 2.5, 1.5, 1.0, 0.8] if ground
-                       else [2.0, 1.5, 1.5, 1.8, 1.2, 1.2, 1.0])
+    weights = np.array(
+        [1.0, 2.5, 1.0, 2.5, 1.5, 1.0, 0.8] if ground else [2.0, 1.5, 1.5, 1.8, 1.2, 1.2, 1.0]
+    )
     row[rc.TEXTURE] = rng.choice(7, p=weights / weights.sum())
     row[rc.SCALE] = rng.uniform(0.8, 3.0) if ground else rng.uniform(1.2, 4.5) / size
     row[rc.PHASE : rc.PHASE + 3] = rng.uniform(0.05, 7.0, 3)
@@ -133,12 +134,17 @@ def _light(rng: np.random.Generator) -> np.ndarray:
     light = np.zeros(rc.LIGHT_SIZE)
     height, turn = rng.uniform(0.35, 1.4), rng.uniform(0.0, 2.0 * math.pi)
     light[rc.SUN : rc.SUN + 3] = (
-        math.cos(height) * math.cos(turn), math.cos(height) * math.sin(turn), math.sin(height))
+        math.cos(height) * math.cos(turn),
+        math.cos(height) * math.sin(turn),
+        math.sin(height),
+    )
     light[rc.SOFTNESS] = 0.0 if rng.random() < 0.35 else rng.uniform(0.02, 0.25)
     light[rc.SUN_COLOR : rc.SUN_COLOR + 3] = rng.uniform(0.5, 1.7) * np.array(
-        [1.0, rng.uniform(0.85, 1.0), rng.uniform(0.7, 1.0)])
+        [1.0, rng.uniform(0.85, 1.0), rng.uniform(0.7, 1.0)]
+    )
     light[rc.AMBIENT : rc.AMBIENT + 3] = rng.uniform(0.12, 0.6) * np.array(
-        [rng.uniform(0.8, 1.0), rng.uniform(0.9, 1.0), 1.0])
+        [rng.uniform(0.8, 1.0), rng.uniform(0.9, 1.0), 1.0]
+    )
     horizon = _color(rng, rng.uniform(0.0, 0.6))
     if rng.random() < 0.5:
         horizon = np.full(3, rng.uniform(0.02, 0.9)) * rng.uniform(0.9, 1.0, 3)
@@ -200,8 +206,15 @@ def random_scene(seed: int, *, still: bool = False) -> Scene:
             extra = _solid(rng, size * rng.uniform(0.35, 0.7))
             away = _unit(rng) * size * rng.uniform(0.5, 1.0)
             away[2] = abs(away[2])
-            solids.append(Solid(extra.kind, extra.half, extra.material,
-                                _rotation(_unit(rng), rng.uniform(0.0, 3.0)), away))
+            solids.append(
+                Solid(
+                    extra.kind,
+                    extra.half,
+                    extra.material,
+                    _rotation(_unit(rng), rng.uniform(0.0, 3.0)),
+                    away,
+                )
+            )
         lift = float(solids[0].half[2])
         lift += size * 0.4 if solids[0].kind == rc.CAPSULE else 0.0
         place = np.zeros(3)
@@ -254,7 +267,12 @@ def look_at(
 
 
 def random_rig(
-    seed: int, scene: Scene, views: int, width: int, height: int, *,
+    seed: int,
+    scene: Scene,
+    views: int,
+    width: int,
+    height: int,
+    *,
     degrees: tuple[float, float] = (40.0, 110.0),
 ) -> Rig:
     """Cameras on an arc around the scene's target, view 0 at one end or, sometimes, inside."""
@@ -277,9 +295,13 @@ def random_rig(
             angle = start + sign * arc * share
             pitch = max(tilt + slope * (share - 0.5) * 2.0, 0.05)
             reach = distance * (1.0 + 0.04 * rng.normal() * (rng.random() < 0.5))
-            eye = scene.target + reach * np.array([
-                math.cos(pitch) * math.cos(angle), math.cos(pitch) * math.sin(angle),
-                math.sin(pitch)])
+            eye = scene.target + reach * np.array(
+                [
+                    math.cos(pitch) * math.cos(angle),
+                    math.cos(pitch) * math.sin(angle),
+                    math.sin(pitch),
+                ]
+            )
             cameras.append(look_at(eye, scene.target, focal, width, height, f"view.{v:03d}"))
         # A board or body right before a lens would hide the scene: turn the arc and look again.
         glances = [render_cell(scene, camera.resized(8, 8), 4.0)[1] for camera in cameras]
@@ -312,13 +334,20 @@ def render_cell(scene: Scene, camera: Camera, time: float) -> tuple[np.ndarray, 
     color = np.empty((camera.height, camera.width, 3))
     depth = np.empty((camera.height, camera.width))
     rc.cast(
-        camera.width, camera.height, np.ascontiguousarray(camera.intrinsics, np.float64),
+        camera.width,
+        camera.height,
+        np.ascontiguousarray(camera.intrinsics, np.float64),
         np.ascontiguousarray(np.linalg.inv(_square(camera.camera_from_world))[:3]),
-        np.array(kinds, np.int64), np.array(half, np.float64).reshape(count, 3),
+        np.array(kinds, np.int64),
+        np.array(half, np.float64).reshape(count, 3),
         np.array(rotations, np.float64).reshape(count, 3, 3),
-        np.array(centres, np.float64).reshape(count, 3), np.array(bounds, np.float64),
-        np.array(materials, np.float64), scene.ground is not None,
-        np.ascontiguousarray(scene.light, np.float64), color, depth,
+        np.array(centres, np.float64).reshape(count, 3),
+        np.array(bounds, np.float64),
+        np.array(materials, np.float64),
+        scene.ground is not None,
+        np.ascontiguousarray(scene.light, np.float64),
+        color,
+        depth,
     )
     return _display(color, scene.light[rc.SHOULDER]).astype(np.float32), depth.astype(np.float32)
 
@@ -328,8 +357,15 @@ def _square(pose: np.ndarray) -> np.ndarray:
 
 
 def sample_grid(
-    seed: int, views: int, times: int, size: int, *, height: int | None = None,
-    still: bool = False, first_time: float = 0.0, frame_step: float = 1.0,
+    seed: int,
+    views: int,
+    times: int,
+    size: int,
+    *,
+    height: int | None = None,
+    still: bool = False,
+    first_time: float = 0.0,
+    frame_step: float = 1.0,
 ) -> tuple[FrameGrid, Rig]:
     """A full grid of a random scene with depth, and its rig.
 

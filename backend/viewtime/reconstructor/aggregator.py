@@ -32,8 +32,18 @@ class Aggregator(nn.Module):
     """
 
     def __init__(
-        self, *, patch: int, dim: int, depth: int, heads: int, mlp_ratio: float, registers: int,
-        layer_scale: float, temporal_mlp_ratio: float, uv_tokens: bool, rays: bool,
+        self,
+        *,
+        patch: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        registers: int,
+        layer_scale: float,
+        temporal_mlp_ratio: float,
+        uv_tokens: bool,
+        rays: bool,
     ) -> None:
         super().__init__()
         self.patch, self.registers, self.uv_tokens = patch, registers, uv_tokens
@@ -116,5 +126,8 @@ class Aggregator(nn.Module):
         positions = positions.to(like.device)
         steps = torch.arange(times, device=like.device)[:, None].expand(times, 2)
         frame = self.rope.table(positions, self.head_dim)
-        return (frame, tuple(part.repeat(views, 1) for part in frame),  # type: ignore[return-value]
-                self.rope.table(steps, self.head_dim))
+        return (
+            frame,
+            tuple(part.repeat(views, 1) for part in frame),  # type: ignore[return-value]
+            self.rope.table(steps, self.head_dim),
+        )

@@ -45,8 +45,11 @@ def fit_disparity(predicted: NDArray[np.floating], known: NDArray[np.floating]) 
 
 
 def complete_depth(
-    known: NDArray[np.floating], predicted: NDArray[np.floating], surface: NDArray[np.bool_],
-    *, fallback: tuple[float, float] | None = None,
+    known: NDArray[np.floating],
+    predicted: NDArray[np.floating],
+    surface: NDArray[np.bool_],
+    *,
+    fallback: tuple[float, float] | None = None,
 ) -> Float32:
     """One frame's depth without holes.
 

@@ -18,8 +18,16 @@ class CameraHead(nn.Module):
     in radians; camera from view 0, OpenCV axes.
     """
 
-    def __init__(self, dim: int, *, depth: int, heads: int, mlp_ratio: float, layer_scale: float,
-                 rounds: int = 4) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        layer_scale: float,
+        rounds: int = 4,
+    ) -> None:
         super().__init__()
         self.rounds = rounds
         self.trunk = nn.ModuleList(
@@ -97,7 +105,8 @@ class Scratch(nn.Module):
         self.hidden = hidden = 32 if features >= 64 else features // 2
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
         self.output_conv2 = nn.Sequential(
-            nn.Conv2d(features // 2, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, out, 1))
+            nn.Conv2d(features // 2, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, out, 1)
+        )
 
 
 class DepthHead(nn.Module):
@@ -108,27 +117,37 @@ class DepthHead(nn.Module):
     """
 
     def __init__(
-        self, dim: int, patch: int, channels: tuple[int, int, int, int], features: int, *,
-        layers: tuple[int, int, int, int], own_parts: bool,
+        self,
+        dim: int,
+        patch: int,
+        channels: tuple[int, int, int, int],
+        features: int,
+        *,
+        layers: tuple[int, int, int, int],
+        own_parts: bool,
     ) -> None:
         super().__init__()
         self.patch, self.layers = patch, layers
         self.norm = nn.LayerNorm(dim)
         self.projects = nn.ModuleList(nn.Conv2d(dim, c, 1) for c in channels)
-        self.resize_layers = nn.ModuleList([
-            nn.ConvTranspose2d(channels[0], channels[0], 4, 4),
-            nn.ConvTranspose2d(channels[1], channels[1], 2, 2),
-            nn.Identity(),
-            nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
-        ])
+        self.resize_layers = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(channels[0], channels[0], 4, 4),
+                nn.ConvTranspose2d(channels[1], channels[1], 2, 2),
+                nn.Identity(),
+                nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
+            ]
+        )
         self.scratch = Scratch(channels, features, 2)
         self.surface: nn.Conv2d | None = None
         self.picture_skip: nn.Sequential | None = None
         if own_parts:
             self.surface = nn.Conv2d(self.scratch.hidden, 1, 1)
             self.picture_skip = nn.Sequential(
-                nn.Conv2d(3, features // 2, 3, padding=1), nn.GELU(),
-                nn.Conv2d(features // 2, features // 2, 3, padding=1))
+                nn.Conv2d(3, features // 2, 3, padding=1),
+                nn.GELU(),
+                nn.Conv2d(features // 2, features // 2, 3, padding=1),
+            )
 
         self._start()
 

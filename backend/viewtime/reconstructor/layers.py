@@ -84,8 +84,14 @@ class Block(nn.Module):
     fresh block is the identity, to the last bit."""
 
     def __init__(
-        self, dim: int, heads: int, mlp_ratio: float, *, qk_norm: bool = True,
-        layer_scale: float = 0.01, silent: bool = False,
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float,
+        *,
+        qk_norm: bool = True,
+        layer_scale: float = 0.01,
+        silent: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)

@@ -73,12 +73,17 @@ class Reconstruction(Iterator[Gaussians]):
 def model_size(width: int, height: int, longest: int, patch: int) -> tuple[int, int]:
     """(width, height) that the model sees of frames: longer side `longest`, multiples of patch."""
     scale = longest / max(width, height)
-    return (max(patch, patch * round(width * scale / patch)),
-            max(patch, patch * round(height * scale / patch)))
+    return (
+        max(patch, patch * round(width * scale / patch)),
+        max(patch, patch * round(height * scale / patch)),
+    )
 
 
 def predict(
-    model: Reconstructor, frames: Float32, rig: Rig | None, *,
+    model: Reconstructor,
+    frames: Float32,
+    rig: Rig | None,
+    *,
     should_cancel: Callable[[], bool] | None = None,
 ) -> Predicted:
     """Depth of every cell and, without a rig, the cameras.
@@ -90,8 +95,12 @@ def predict(
     device = next(model.parameters()).device
     small_w, small_h = model_size(width, height, model.config.size, model.config.patch)
     small = F.interpolate(
-        torch.from_numpy(np.ascontiguousarray(frames)).flatten(0, 1), size=(small_h, small_w),
-        mode="bilinear", antialias=True, align_corners=False).clamp(0.0, 1.0)
+        torch.from_numpy(np.ascontiguousarray(frames)).flatten(0, 1),
+        size=(small_h, small_w),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    ).clamp(0.0, 1.0)
     small = small.view(views, times, 3, small_h, small_w).transpose(0, 1)  # (T,V,3,h,w)
     found: RigRays | None = None
     if rig is not None and model.config.rays:
@@ -107,8 +116,11 @@ def predict(
             if pose is None:
                 pose = answer.poses[-1][0, 0].float().cpu().numpy()  # (V, 9)
             depths.append(answer.depth[0].float().cpu())
-            surfaces.append(torch.ones_like(depths[-1]) if answer.surface is None
-                            else answer.surface[0].float().cpu())
+            surfaces.append(
+                torch.ones_like(depths[-1])
+                if answer.surface is None
+                else answer.surface[0].float().cpu()
+            )
     assert pose is not None
     unit, scale = (found.unit, "rays") if found is not None else _unit(rig, pose)
     small_depth = torch.cat(depths).transpose(0, 1) * unit  # (V,T,h,w)
@@ -148,14 +160,17 @@ def agreed(predicted: Predicted, frames: Float32, t: int) -> Float32:
     small_w, small_h = model_size(width, height, min(SWEEP_SIZE, max(width, height)), 1)
     small = torch.from_numpy(np.ascontiguousarray(frames[:, t]))
     small = F.interpolate(
-        small, size=(small_h, small_w), mode="bilinear", antialias=True, align_corners=False)
+        small, size=(small_h, small_w), mode="bilinear", antialias=True, align_corners=False
+    )
     depth = torch.from_numpy(predicted.depth[:, t, None])
     surface = torch.from_numpy(predicted.surface[:, t, None]).float()
     guess = 1.0 / F.interpolate(1.0 / depth, size=(small_h, small_w), mode="area")[:, 0]
     refined = sweep_depth(
         small.permute(0, 2, 3, 1).contiguous().numpy(),
-        predicted.rig.resized(small_w, small_h).cameras, guess.numpy(),
-        F.interpolate(surface, size=(small_h, small_w), mode="area")[:, 0].numpy() > 0.5)
+        predicted.rig.resized(small_w, small_h).cameras,
+        guess.numpy(),
+        F.interpolate(surface, size=(small_h, small_w), mode="area")[:, 0].numpy() > 0.5,
+    )
     full = _enlarged(torch.from_numpy(refined)[:, None], width, height)[:, 0]
     return np.where(predicted.surface[:, t], full, np.float32(np.inf))
 
@@ -177,12 +192,14 @@ def _upright(rig: Rig) -> Rig:
     turn[:3, :3] = Z_UP
     cameras = tuple(
         Camera(c.name, c.width, c.height, c.intrinsics, c.camera_from_world @ turn)
-        for c in rig.cameras)
+        for c in rig.cameras
+    )
     return Rig(cameras, world="view0")
 
 
 def completed(
-    known: Float32 | None, predicted: Predicted,
+    known: Float32 | None,
+    predicted: Predicted,
 ) -> tuple[Float32, float]:
     """Depth (V,T,H,W) without nan, and the share of its pixels that were predicted."""
     if known is None:
@@ -196,12 +213,16 @@ def completed(
     depth = np.empty_like(known)
     for v, t in np.ndindex(known.shape[:2]):
         depth[v, t] = complete_depth(
-            known[v, t], predicted.depth[v, t], predicted.surface[v, t], fallback=fallback)
+            known[v, t], predicted.depth[v, t], predicted.surface[v, t], fallback=fallback
+        )
     return depth, float(np.isnan(known).mean())
 
 
 def reconstruct(
-    reconstructor: Reconstructor, grid: FrameGrid, rig: Rig | None, *,
+    reconstructor: Reconstructor,
+    grid: FrameGrid,
+    rig: Rig | None,
+    *,
     prior_depth: NDArray[np.floating] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -226,7 +247,8 @@ def reconstruct(
         raise ValueError(f"reconstruct: {len(rig.cameras)} cameras for a grid of {views} views")
     if prior_depth is not None and prior_depth.shape != (views, times, height, width):
         raise ValueError(
-            f"reconstruct: prior_depth {prior_depth.shape}, {(views, times, height, width)} needed")
+            f"reconstruct: prior_depth {prior_depth.shape}, {(views, times, height, width)} needed"
+        )
     known = None if grid.depth is None or rig is None else clean_depth(grid.depth)
     if prior_depth is not None and rig is not None:
         prior = clean_depth(prior_depth)
@@ -248,8 +270,15 @@ def reconstruct(
         noise = PREDICTED_NOISE if sweep is None else AGREED_NOISE
     provenance = {
         "cameras": "given" if rig is not None else "predicted" if views > 1 else "default pinhole",
-        "depth": ("captured" if share == 0 else "completed" if known is not None
-                  else "predicted" if sweep is None else "predicted, views agreed"),
+        "depth": (
+            "captured"
+            if share == 0
+            else "completed"
+            if known is not None
+            else "predicted"
+            if sweep is None
+            else "predicted, views agreed"
+        ),
         "scale": predicted.scale if known is None and predicted is not None else "captured",
         "predicted_share": round(share, 4),
         "world": used.world,

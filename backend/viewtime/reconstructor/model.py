@@ -56,7 +56,8 @@ class ReconstructorConfig:
         if unknown:
             raise ModelError(f"reconstructor config: unknown field {unknown[0]!r}")
         fixed: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         return ReconstructorConfig(**fixed)
 
 
@@ -81,15 +82,32 @@ class Reconstructor(nn.Module):
         super().__init__()
         self.config = c = config
         self.aggregator = Aggregator(
-            patch=c.patch, dim=c.dim, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio,
-            registers=c.registers, layer_scale=c.layer_scale,
-            temporal_mlp_ratio=c.temporal_mlp_ratio, uv_tokens=c.uv_tokens, rays=c.rays)
+            patch=c.patch,
+            dim=c.dim,
+            depth=c.depth,
+            heads=c.heads,
+            mlp_ratio=c.mlp_ratio,
+            registers=c.registers,
+            layer_scale=c.layer_scale,
+            temporal_mlp_ratio=c.temporal_mlp_ratio,
+            uv_tokens=c.uv_tokens,
+            rays=c.rays,
+        )
         self.camera_head = CameraHead(
-            2 * c.dim, depth=c.camera_depth, heads=c.camera_heads, mlp_ratio=c.camera_mlp_ratio,
-            layer_scale=c.layer_scale)
+            2 * c.dim,
+            depth=c.camera_depth,
+            heads=c.camera_heads,
+            mlp_ratio=c.camera_mlp_ratio,
+            layer_scale=c.layer_scale,
+        )
         self.depth_head = DepthHead(
-            2 * c.dim, c.patch, c.head_channels, c.head_features, layers=c.head_layers,
-            own_parts=c.surface)
+            2 * c.dim,
+            c.patch,
+            c.head_channels,
+            c.head_features,
+            layers=c.head_layers,
+            own_parts=c.surface,
+        )
 
     def forward(
         self, frames: Tensor, rays: Tensor | None = None, *, temporal: bool = True
@@ -106,12 +124,17 @@ class Reconstructor(nn.Module):
         answers = self.camera_head(camera_tokens[:, 0])
         poses = [answer[:, None].expand(-1, times, -1, -1) for answer in answers]
         depth, confidence, surface = self.depth_head(
-            [layer.flatten(0, 2) for layer in layers], frames.flatten(0, 2),
-            self.aggregator.first_patch)
+            [layer.flatten(0, 2) for layer in layers],
+            frames.flatten(0, 2),
+            self.aggregator.first_patch,
+        )
         shape = (batch, times, views, height, width)
         return Prediction(
-            depth.view(shape), confidence.view(shape),
-            None if surface is None else surface.view(shape), poses)
+            depth.view(shape),
+            confidence.view(shape),
+            None if surface is None else surface.view(shape),
+            poses,
+        )
 
 
 def load_reconstructor(

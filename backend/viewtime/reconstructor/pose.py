@@ -70,12 +70,14 @@ def quaternion_from_matrix(rotation: np.ndarray) -> np.ndarray:
     """Unit quaternion xyzw (4,) with w >= 0 of a rotation (3,3)."""
     m = np.asarray(rotation, np.float64)
     # The eigenvector of the largest eigenvalue is safe for every rotation.
-    k = np.array([
-        [m[0, 0] - m[1, 1] - m[2, 2], m[1, 0] + m[0, 1], m[2, 0] + m[0, 2], m[2, 1] - m[1, 2]],
-        [m[1, 0] + m[0, 1], m[1, 1] - m[0, 0] - m[2, 2], m[2, 1] + m[1, 2], m[0, 2] - m[2, 0]],
-        [m[2, 0] + m[0, 2], m[2, 1] + m[1, 2], m[2, 2] - m[0, 0] - m[1, 1], m[1, 0] - m[0, 1]],
-        [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], m[0, 0] + m[1, 1] + m[2, 2]],
-    ])
+    k = np.array(
+        [
+            [m[0, 0] - m[1, 1] - m[2, 2], m[1, 0] + m[0, 1], m[2, 0] + m[0, 2], m[2, 1] - m[1, 2]],
+            [m[1, 0] + m[0, 1], m[1, 1] - m[0, 0] - m[2, 2], m[2, 1] + m[1, 2], m[0, 2] - m[2, 0]],
+            [m[2, 0] + m[0, 2], m[2, 1] + m[1, 2], m[2, 2] - m[0, 0] - m[1, 1], m[1, 0] - m[0, 1]],
+            [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], m[0, 0] + m[1, 1] + m[2, 2]],
+        ]
+    )
     quaternion = np.linalg.eigh(k)[1][:, -1]
     return quaternion if quaternion[3] >= 0 else -quaternion
 
@@ -83,11 +85,13 @@ def quaternion_from_matrix(rotation: np.ndarray) -> np.ndarray:
 def matrix_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
     """Rotation (3,3) of a quaternion xyzw (4,) of any length but zero."""
     x, y, z, w = np.asarray(quaternion, np.float64) / np.linalg.norm(quaternion)
-    return np.array([
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ])
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
 
 
 def encode_rig(rig: Rig, scale: float) -> np.ndarray:
@@ -96,8 +100,10 @@ def encode_rig(rig: Rig, scale: float) -> np.ndarray:
     rows = []
     for camera in rig.cameras:
         pose = camera.camera_from_world @ reference  # camera from view 0, (3, 4)
-        fov = [2.0 * math.atan(0.5 * camera.height / camera.intrinsics[1, 1]),
-               2.0 * math.atan(0.5 * camera.width / camera.intrinsics[0, 0])]
+        fov = [
+            2.0 * math.atan(0.5 * camera.height / camera.intrinsics[1, 1]),
+            2.0 * math.atan(0.5 * camera.width / camera.intrinsics[0, 0]),
+        ]
         rows.append(np.concatenate([pose[:, 3] / scale, quaternion_from_matrix(pose[:, :3]), fov]))
     return np.stack(rows).astype(np.float32)
 
@@ -117,10 +123,13 @@ def decode_rig(encoding: np.ndarray, width: int, height: int) -> Rig:
     cameras = []
     for v, (row, pose) in enumerate(zip(encoding, poses)):
         fov_y, fov_x = np.clip(row[7:9], math.radians(10.0), math.radians(120.0))
-        intrinsics = np.array([
-            [0.5 * width / math.tan(0.5 * fov_x), 0.0, 0.5 * width],
-            [0.0, 0.5 * height / math.tan(0.5 * fov_y), 0.5 * height],
-            [0.0, 0.0, 1.0]])
+        intrinsics = np.array(
+            [
+                [0.5 * width / math.tan(0.5 * fov_x), 0.0, 0.5 * width],
+                [0.0, 0.5 * height / math.tan(0.5 * fov_y), 0.5 * height],
+                [0.0, 0.0, 1.0],
+            ]
+        )
         local = (pose @ reference)[:3] if v else np.eye(4)[:3]
         cameras.append(Camera(f"view.{v:03d}", width, height, intrinsics, local))
     return Rig(tuple(cameras), world="view0")

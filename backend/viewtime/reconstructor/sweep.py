@@ -129,13 +129,17 @@ def _nearest_views(cameras: Sequence[Camera], v: int) -> list[int]:
     axis = cameras[v].rotation[2]
     order = sorted(
         (n for n in range(len(cameras)) if n != v),
-        key=lambda n: (-float(axis @ cameras[n].rotation[2]), n))
-    return [n for n in order
-            if np.linalg.norm(cameras[n].center - cameras[v].center) > 1e-9][:NEIGHBOURS]
+        key=lambda n: (-float(axis @ cameras[n].rotation[2]), n),
+    )
+    return [n for n in order if np.linalg.norm(cameras[n].center - cameras[v].center) > 1e-9][
+        :NEIGHBOURS
+    ]
 
 
 def sweep_depth(
-    images: Float32, cameras: Sequence[Camera], predicted: Float32,
+    images: Float32,
+    cameras: Sequence[Camera],
+    predicted: Float32,
     surface: NDArray[np.bool_],
 ) -> Float32:
     """Depth of each view that makes the views agree, not far from the prediction.
@@ -165,8 +169,17 @@ def sweep_depth(
             matrices[n] = cameras[other].intrinsics @ pose[:, :3] @ unproject
             shifts[n] = cameras[other].intrinsics @ pose[:, 3]
         raw = np.empty((height, width, PLANES), np.float32)
-        _costs(images[v], images[others], matrices, shifts, inverse,
-               np.ascontiguousarray(predicted[v], np.float64), TRUST, TRUNCATION, raw)
+        _costs(
+            images[v],
+            images[others],
+            matrices,
+            shifts,
+            inverse,
+            np.ascontiguousarray(predicted[v], np.float64),
+            TRUST,
+            TRUNCATION,
+            raw,
+        )
         costs, total = np.empty_like(raw), np.zeros_like(raw)
         _smoothed(raw, costs)
         for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
@@ -179,7 +192,8 @@ def _between_planes(total: Float32, inverse: NDArray[np.float64]) -> NDArray[np.
     """(H,W) inverse depth at the bottom of a parabola through the best plane and its neighbours."""
     best = np.clip(total.argmin(-1), 1, len(inverse) - 2)[..., None]
     left, middle, right = (
-        np.take_along_axis(total, best + n, -1)[..., 0].astype(np.float64) for n in (-1, 0, 1))
+        np.take_along_axis(total, best + n, -1)[..., 0].astype(np.float64) for n in (-1, 0, 1)
+    )
     bend = left - 2.0 * middle + right
     offset = np.where(bend > 1e-9, 0.5 * (left - right) / np.maximum(bend, 1e-9), 0.0)
     return inverse[best[..., 0]] + np.clip(offset, -0.5, 0.5) * (inverse[1] - inverse[0])

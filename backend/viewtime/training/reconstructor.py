@@ -87,22 +87,31 @@ def read_config(path: Path | None) -> TrainConfig:
         if unknown:
             raise ViewtimeError(f"{path}: unknown field {unknown[0]!r}")
         fixed: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         return TrainConfig(**fixed)
     except (OSError, ValueError, TypeError) as error:
         raise ViewtimeError(f"{path}: {error}") from error
 
 
 def make_batch(
-    seeds: Sequence[int], views: int, times: int, size: int, *, with_rays: bool,
-    height: int | None = None, frame_step: float = 1.0, still: bool = False,
+    seeds: Sequence[int],
+    views: int,
+    times: int,
+    size: int,
+    *,
+    with_rays: bool,
+    height: int | None = None,
+    frame_step: float = 1.0,
+    still: bool = False,
 ) -> Batch:
     """Scenes by seed, normalised: by the rig's unit when its rays are given, else by the mean
     distance of what is seen from view 0 (distances count up to three times their median)."""
     rows: list[tuple[np.ndarray, ...]] = []
     for seed in seeds:
         grid, rig = sample_grid(
-            seed, views, times, size, height=height, still=still, frame_step=frame_step)
+            seed, views, times, size, height=height, still=still, frame_step=frame_step
+        )
         assert grid.depth is not None
         found = rig_rays(rig, size, size if height is None else height) if with_rays else None
         if found is not None:
@@ -114,8 +123,14 @@ def make_batch(
             if depth.size:
                 unit = float(np.minimum(depth, 3.0 * np.median(depth)).mean())
             rays = np.zeros((0,), np.float32)
-        rows.append((grid.frames.transpose(1, 0, 2, 3, 4), grid.depth.transpose(1, 0, 2, 3) / unit,
-                     rays, encode_rig(rig, unit)))
+        rows.append(
+            (
+                grid.frames.transpose(1, 0, 2, 3, 4),
+                grid.depth.transpose(1, 0, 2, 3) / unit,
+                rays,
+                encode_rig(rig, unit),
+            )
+        )
     frames, depths, rays_list, cameras = zip(*rows)
     has_rays = all(r.size for r in rays_list)
     stack = [torch.from_numpy(np.stack(x)) for x in (frames, depths, cameras)]
@@ -142,8 +157,14 @@ def training_batch(config: TrainConfig, step: int, progress: float) -> Batch:
     count = max(1, budget // (views * times * pixels))
     first = int(rng.integers(0, HELD_OUT // 2))
     batch = make_batch(
-        range(first, first + count), views, times, size, with_rays=with_rays, height=height,
-        frame_step=float(rng.uniform(0.5, 4.0)))
+        range(first, first + count),
+        views,
+        times,
+        size,
+        with_rays=with_rays,
+        height=height,
+        frame_step=float(rng.uniform(0.5, 4.0)),
+    )
     frames = batch.frames
     if rng.random() < 0.3:  # generated frames are softer than rendered ones
         flat = frames.flatten(0, 2)
@@ -231,8 +252,13 @@ def train(config: TrainConfig) -> Path:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay},
-         {"params": others, "weight_decay": 0.0}], lr=config.learning_rate, betas=(0.9, 0.98))
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+    )
     checkpoint = out / "checkpoint.pt"
     step, spent = 0, 0.0
     if checkpoint.is_file():
@@ -244,8 +270,15 @@ def train(config: TrainConfig) -> Path:
 
     def save() -> None:
         with atomic_path(checkpoint) as path:
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                        "step": step, "spent": spent}, path)
+            torch.save(
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "spent": spent,
+                },
+                path,
+            )
 
     model.train()
     sums: dict[str, list[float]] = {}
@@ -270,8 +303,11 @@ def train(config: TrainConfig) -> Path:
         if step % config.log_every == 0:
             means = " ".join(f"{k} {np.mean(v):.4f}" for k, v in sums.items())
             left = min(limit - spent, (config.steps - step) * spent / step)
-            print(f"step {step} {means} lr {rate:.2e} {spent / step:.3f} s/step "
-                  f"ETA {max(left, 0.0) / 60:.1f} min", flush=True)
+            print(
+                f"step {step} {means} lr {rate:.2e} {spent / step:.3f} s/step "
+                f"ETA {max(left, 0.0) / 60:.1f} min",
+                flush=True,
+            )
             sums.clear()
         if time.monotonic() - saved > 60.0 * config.save_minutes:
             save()

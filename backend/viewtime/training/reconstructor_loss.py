@@ -31,7 +31,8 @@ def depth_loss(prediction: Prediction, target: Tensor, *, alpha: float = 0.2) ->
         coarse, mask = error[..., ::step, ::step], seen[..., ::step, ::step]
         for axis in (-1, -2):
             both = mask.narrow(axis, 1, mask.shape[axis] - 1) & mask.narrow(
-                axis, 0, mask.shape[axis] - 1)
+                axis, 0, mask.shape[axis] - 1
+            )
             slope = coarse.diff(dim=axis).abs() * both
             loss = loss + 0.3 * slope.sum() / both.sum().clamp(min=1)
     return loss
@@ -42,7 +43,8 @@ def surface_loss(prediction: Prediction, target: Tensor) -> Tensor:
     if prediction.surface is None:
         return target.new_zeros(())
     return F.binary_cross_entropy_with_logits(
-        prediction.surface.float(), torch.isfinite(target).float())
+        prediction.surface.float(), torch.isfinite(target).float()
+    )
 
 
 def camera_loss(prediction: Prediction, target: Tensor, *, gamma: float = 0.6) -> Tensor:
