@@ -48,6 +48,15 @@ def test_every_step_reports_a_preview_that_ends_in_the_result(small, make_grid):
     np.testing.assert_allclose(seen[-1][2], frames, atol=1e-5)
 
 
+def test_with_a_prior_no_more_steps_are_taken_than_do_good(make_model, make_grid):
+    grid, prior = make_grid()
+    generator = Generator("one", make_model(steps_with_prior=1), PixelCodec())
+    for given, expected in ((prior, [(1, 1)]), (None, [(1, 3), (2, 3), (3, 3)])):
+        seen = []
+        generate(generator, grid, prior=given, steps=3, on_step=lambda *x, s=seen: s.append(x[:2]))
+        assert seen == expected
+
+
 def test_cancelling_stops_within_the_step(small, make_grid):
     grid, prior = make_grid()
     calls = []

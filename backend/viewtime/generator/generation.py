@@ -39,10 +39,12 @@ def generate(
 
     prior: frames and validity for the unseen cells, or None. on_step(step, steps, frames) gets
     what the grid would be if sampling ended there (None when that would cost a VAE decoding).
+    With a prior, no more steps are taken than the model's `steps_with_prior`.
     The same seed gives the same frames on one device.
     Raises GeneratorError where grid and model do not fit, Cancelled soon after should_cancel().
     """
-    schedule = linear_schedule(steps)
+    most = generator.model.config.steps_with_prior if prior is not None else 0
+    schedule = linear_schedule(min(steps, most) if most else steps)
     conditions = make_conditions(generator, grid, prior)
     noise = torch.randn(
         conditions.reference.shape, generator=torch.Generator().manual_seed(seed)

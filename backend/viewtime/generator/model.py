@@ -35,6 +35,8 @@ class GeneratorConfig:
     t_floor: smallest flow time the velocity is divided by. clip: bound on predicted clean
       latents outside training, 0 = none (pixels end at 1). text_tokens: number of zero tokens
       that stand for "no prompt" (512 for Wan's checkpoints, 0 where no text was ever seen).
+    steps_with_prior: the most steps that do good when there is a prior, 0 = any number. A small
+      model's first guess is its best: later steps take its own errors for truth.
     """
 
     prediction: str = "velocity"
@@ -46,6 +48,7 @@ class GeneratorConfig:
     t_floor: float = 0.02
     clip: float = 0.0
     text_tokens: int = 512
+    steps_with_prior: int = 0
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:

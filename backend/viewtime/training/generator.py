@@ -82,6 +82,7 @@ def new_model(recipe: Recipe) -> ViewTimeTransformer:
     config = GeneratorConfig(
         prediction="sample", prior_features=recipe.features, sigma=recipe.sigma,
         sigma_invalid=recipe.sigma_invalid, t_max=T_MAX, clip=1.0, text_tokens=0,
+        steps_with_prior=1,
     )  # fmt: skip
     return ViewTimeTransformer(transformer, config)
 

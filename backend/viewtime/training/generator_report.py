@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ class Report:
     def write(self, model: ViewTimeTransformer, step: int, seconds: float) -> dict[str, float]:
         """Mean PSNR in dB of each method; also a sheet of truth, prior and model."""
         generator = Generator("in training", model.eval(), PixelCodec())
+        config, model.config = model.config, replace(model.config, steps_with_prior=0)
         rows: list[dict[str, float]] = []
         pictures: list[np.ndarray] = []
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
@@ -41,7 +43,7 @@ class Report:
                 row, frames = self._judge(generator, example, without_prior=number == 0)
                 rows.append(row)
                 pictures.append(_sheet(example, frames))
-        model.train()
+        model.train().config = config
         means = {
             name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[0]
         }
