@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -298,7 +299,7 @@ def capture_held_out(scene, folder: Path) -> None:
 def export_ply(blend: Path, objects: list, folder: Path) -> None:
     """One Blender process for each object, as a farm would start it."""
     for ob in objects:
-        subprocess.run(
+        answer = subprocess.run(
             [
                 sys.executable,
                 str(ROOT / "examples" / "farm_export.py"),
@@ -308,9 +309,24 @@ def export_ply(blend: Path, objects: list, folder: Path) -> None:
                 "--out",
                 str(folder / ob.name),
             ],
-            check=True,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        if answer.returncode:
+            raise SystemExit(f"demo: the export of {ob.name} failed\n{answer.stderr}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Blender 4.5 as a module can hang in its own exit handlers: see farm_export.leave.
+    from farm_export import leave
+
+    try:
+        code = main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    leave(code)

@@ -4,6 +4,7 @@ Opens the .blend in a process of its own, hands the rest of the line over; never
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -22,5 +23,13 @@ def main() -> int:
     return import_module(f"{EXTENSION}.cli").export(sys.argv[2:])
 
 
+def leave(status: int) -> None:
+    """End the process now. Blender 4.5 as a module can wait for ever in its own exit handlers once
+    it has opened a file (a condition variable is destroyed while its thread waits on it)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -107,12 +107,24 @@ def register() -> None:
     """Attach the handlers, and catch up when a file is already open."""
     for name, function in _HANDLERS:
         getattr(bpy.app.handlers, name).append(function)
-    # At start-up Blender gives add-ons a restricted bpy.data: load_post comes later then.
-    if hasattr(bpy.data, "objects"):
+    if _file_is_there():
         refresh_all()
+    else:
+        bpy.app.timers.register(refresh_all, first_interval=0.0)
+
+
+def _file_is_there() -> bool:
+    """Whether paths of the .blend resolve. While Blender enables an add-on it hides the file."""
+    try:
+        bpy.path.abspath("//")
+    except AttributeError:
+        return False
+    return hasattr(bpy.data, "objects")
 
 
 def unregister() -> None:
+    if bpy.app.timers.is_registered(refresh_all):
+        bpy.app.timers.unregister(refresh_all)
     for name, function in _HANDLERS:
         handlers = getattr(bpy.app.handlers, name)
         if function in handlers:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -25,9 +26,22 @@ os.environ["BLENDER_USER_RESOURCES"] = str(USER_RESOURCES)
 
 import bpy  # noqa: E402
 
+_exit_status = 0
 
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    global _exit_status
+    _exit_status = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
+    """Leave at once: Blender 4.5 as a module can wait for ever in its exit handlers (a condition
+    variable is destroyed while its thread waits on it), long after the last test has passed."""
     shutil.rmtree(USER_RESOURCES, ignore_errors=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_exit_status)
 
 
 @pytest.fixture(scope="session")
