@@ -5,6 +5,7 @@ Runs under Blender's own interpreter and meets the backend over HTTP alone; neve
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import shutil
@@ -71,8 +72,12 @@ def install_extension(archive: Path) -> None:
     import bpy
 
     bpy.ops.extensions.package_install_files(
-        repo="user_default", filepath=str(archive), enable_on_install=True
+        repo="user_default", filepath=str(archive), enable_on_install=False
     )
+    # Enabling within the same clock tick as the installation can miss it: Python remembers what
+    # a folder holds by the folder's time.
+    importlib.invalidate_caches()
+    bpy.ops.preferences.addon_enable(module=EXTENSION)
     if EXTENSION not in bpy.context.preferences.addons:
         raise SystemExit(f"demo: Blender did not enable {EXTENSION} from {archive}")
 

@@ -8,12 +8,12 @@ import os
 import sys
 from importlib import import_module
 
-import bpy
-
 EXTENSION = "bl_ext.user_default.viewtime"
 
 
 def main() -> int:
+    import bpy
+
     if len(sys.argv) < 2:
         print("usage: farm_export.py FILE.blend --out DIR [--object NAME] [--frames A:B]")
         return 2

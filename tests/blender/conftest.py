@@ -8,6 +8,7 @@ Run with the interpreter of Blender's environment:
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -72,9 +73,13 @@ def viewtime(extension_zip: Path) -> str:
     Its modules are reached by importlib.import_module(f"{viewtime}.conventions").
     """
     outcome = bpy.ops.extensions.package_install_files(
-        repo="user_default", filepath=str(extension_zip), enable_on_install=True
+        repo="user_default", filepath=str(extension_zip), enable_on_install=False
     )
     assert outcome == {"FINISHED"}
+    # Enabling within the same clock tick as the installation can miss it: Python remembers what
+    # a folder holds by the folder's time.
+    importlib.invalidate_caches()
+    bpy.ops.preferences.addon_enable(module=PACKAGE)
     assert PACKAGE in bpy.context.preferences.addons, "the extension was not enabled"
     return PACKAGE
 
