@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from viewtime.gaussians import render
+from viewtime.gaussians import gather_colour, render
 from viewtime.gaussians.ops import empty
 from viewtime_formats.gaussians import SH_C0, Gaussians, rgb_to_sh0
 from viewtime_formats.rig import Camera
@@ -239,3 +239,24 @@ def test_colours_of_a_degree_that_nobody_defined_are_refused():
     gaussians.sh = np.zeros((2, 7, 3), np.float32)
     with pytest.raises(ValueError, match="7 coefficients"):
         render(gaussians, camera())
+
+
+def test_gathering_is_the_adjoint_of_rendering_in_the_colours(monkeypatch):
+    splats, view = random_gaussians(400, 0), camera()
+    picture = np.random.default_rng(3).normal(size=(view.height, view.width, 3))
+    black = Gaussians(
+        splats.means, splats.scales, splats.rotations, splats.opacities,
+        rgb_to_sh0(np.zeros((400, 3), np.float32))[:, None],
+    )  # fmt: skip
+    shown = render(splats, view).color.astype(np.float64) - render(black, view).color
+    sums, weights = gather_colour(splats, view, picture)
+    colours = splats.sh[:, 0].astype(np.float64) * SH_C0 + 0.5
+    assert (colours * sums).sum() == pytest.approx((shown * picture).sum(), rel=1e-4)
+    # The weights are what a picture of ones gathers, and add up to the alpha of the picture.
+    ones = gather_colour(splats, view, np.ones_like(picture))[0]
+    np.testing.assert_allclose(ones[:, 0], weights, rtol=1e-5, atol=1e-7)
+    assert weights.sum() == pytest.approx(render(splats, view).alpha.sum(), rel=1e-4)
+    monkeypatch.setenv("VIEWTIME_THREADS", "1")
+    np.testing.assert_array_equal(gather_colour(splats, view, picture)[0], sums)
+    with pytest.raises(ValueError, match="picture"):
+        gather_colour(splats, view, picture[1:])

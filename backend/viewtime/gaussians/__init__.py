@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gaussians made from pixels, moved, joined, rendered. Never predicts any, never imports torch."""
 
-from .raster_cpu import Rendered, render
+from .raster_cpu import Rendered, gather_colour, render
 
-__all__ = ["Rendered", "render"]
+__all__ = ["Rendered", "gather_colour", "render"]

@@ -29,6 +29,8 @@ MIN_ALPHA = 1.0 / 255.0
 MAX_ALPHA = 0.999
 OPAQUE = 1e-4
 """A pixel takes no more splats once this much transmittance is left."""
+GATHER_ROWS = 64
+"""Rows of a picture that gather_colour adds up as one piece."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +212,34 @@ def _composite(splats, boxes, y_start, y_stop, out):
             break
 
 
+@njit(cache=True, nogil=True, fastmath=True)
+def _gather(splats, boxes, y_start, y_stop, pixels, through, sums):
+    """Add weight x pixel, and weight, of rows y_start..y_stop to sums (M, 4): the walk is that of
+    _composite. through (H, W) begins at 1."""
+    for i in range(splats.shape[0]):
+        y0, y1 = max(boxes[i, 2], y_start), min(boxes[i, 3], y_stop)
+        u, v = splats[i, 0] - np.float32(0.5), splats[i, 1] - np.float32(0.5)
+        a, b, c = splats[i, 2], splats[i, 3], splats[i, 4]
+        opacity = splats[i, 5]
+        reach = np.float32(math.log(opacity / np.float32(MIN_ALPHA)))
+        for y in range(y0, y1):
+            dy = np.float32(y) - v
+            for x in range(boxes[i, 0], boxes[i, 1]):
+                left = through[y, x]
+                if left < np.float32(OPAQUE):
+                    continue
+                dx = np.float32(x) - u
+                power = np.float32(0.5) * (a * dx * dx + c * dy * dy) + b * dx * dy
+                if power > reach:
+                    continue
+                weight = left * min(opacity * math.exp(-power), np.float32(MAX_ALPHA))
+                sums[i, 0] += weight * pixels[y, x, 0]
+                sums[i, 1] += weight * pixels[y, x, 1]
+                sums[i, 2] += weight * pixels[y, x, 2]
+                sums[i, 3] += weight
+                through[y, x] = left - weight
+
+
 def thread_count() -> int:
     """Threads for compiled loops: VIEWTIME_THREADS, else the cores of the machine, at most 16."""
     asked = os.environ.get("VIEWTIME_THREADS", "")
@@ -247,24 +277,11 @@ def _nearest_first(depth: Float32) -> NDArray[np.int64]:
     return order[np.argsort((bits >> 16).astype(np.uint16)[order], kind="stable")]
 
 
-def render(
-    gaussians: Gaussians,
-    camera: Camera,
-    *,
-    background: ArrayLike = (0.0, 0.0, 0.0),
-    dilation: float = 0.01,
-) -> Rendered:
-    """The picture that a camera sees of Gaussians.
-
-    Args:
-        gaussians: N of them in the camera's world frame; spherical harmonics of degree 0 to 3.
-        camera: gives the picture's size; pixel centres lie at +0.5.
-        background: (3,) display sRGB behind everything.
-        dilation: px^2 added to both screen variances (3DGS viewers use 0.3).
-
-    Raises:
-        ValueError: for spherical harmonics above degree 3 or a negative dilation.
-    """
+def _nearest_splats(
+    gaussians: Gaussians, camera: Camera, dilation: float
+) -> tuple[Float32, NDArray[np.int32], NDArray[np.int64]]:
+    """Screen-space splats (M, 10), their boxes (M, 4) and the index of each in `gaussians`, of
+    those that the camera sees, nearest first. Raises ValueError as render does."""
     if gaussians.sh.shape[1] not in (1, 4, 9, 16):
         raise ValueError(f"render: sh has {gaussians.sh.shape[1]} coefficients, not 1, 4, 9 or 16")
     if not dilation >= 0:
@@ -298,7 +315,29 @@ def render(
     drawn = np.flatnonzero((boxes[:, 1] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 2]))
     drawn = drawn[_nearest_first(splats[drawn, 6])]
     # take, not indexing: ten times faster for rows.
-    splats, boxes = splats.take(drawn, axis=0), boxes.take(drawn, axis=0)
+    return splats.take(drawn, axis=0), boxes.take(drawn, axis=0), drawn
+
+
+def render(
+    gaussians: Gaussians,
+    camera: Camera,
+    *,
+    background: ArrayLike = (0.0, 0.0, 0.0),
+    dilation: float = 0.01,
+) -> Rendered:
+    """The picture that a camera sees of Gaussians.
+
+    Args:
+        gaussians: N of them in the camera's world frame; spherical harmonics of degree 0 to 3.
+        camera: gives the picture's size; pixel centres lie at +0.5.
+        background: (3,) display sRGB behind everything.
+        dilation: px^2 added to both screen variances (3DGS viewers use 0.3).
+
+    Raises:
+        ValueError: for spherical harmonics above degree 3 or a negative dilation.
+    """
+    splats, boxes, _ = _nearest_splats(gaussians, camera, dilation)
+    height, width = camera.height, camera.width
     out = np.zeros((height, width, 5), np.float32)
     out[..., 4] = 1.0
     in_parallel(
@@ -310,3 +349,50 @@ def render(
     with np.errstate(divide="ignore", invalid="ignore"):
         depth = np.where(alpha > 0, out[..., 3] / alpha, np.float32(np.inf))
     return Rendered(color, alpha, depth.astype(np.float32))
+
+
+def gather_colour(
+    gaussians: Gaussians,
+    camera: Camera,
+    picture: ArrayLike,
+    *,
+    dilation: float = 0.01,
+) -> tuple[Float32, Float32]:
+    """The adjoint of `render` in its colours: what a picture says to each Gaussian.
+
+    A pixel of `render` is the sum over Gaussians of weight x colour, where the weight is alpha
+    times transmittance; this is the sum over pixels of the same weight x picture.
+
+    Args:
+        gaussians, camera, dilation: as for render.
+        picture: (H, W, 3), a residual or a gradient with respect to the colour.
+
+    Returns:
+        sums (N, 3) and the weights' own sums (N,), both 0 for Gaussians that the camera misses.
+
+    Raises:
+        ValueError: as render, and when the picture is not of the camera's size.
+    """
+    pixels = np.ascontiguousarray(picture, np.float32)
+    if pixels.shape != (camera.height, camera.width, 3):
+        raise ValueError(
+            f"gather_colour: picture {pixels.shape} for a camera of "
+            f"{camera.width} x {camera.height} pixels"
+        )
+    splats, boxes, drawn = _nearest_splats(gaussians, camera, dilation)
+    through = np.ones(pixels.shape[:2], np.float32)
+    # Bands of rows add up apart, in an order of their own, so that the sum is the same to the last
+    # bit for any number of threads.
+    bands = -(-camera.height // GATHER_ROWS)
+    pieces = np.zeros((bands, len(drawn), 4), np.float32)
+
+    def gather(start: int, stop: int) -> None:
+        for band in range(start, stop):
+            first = band * GATHER_ROWS
+            last = min(first + GATHER_ROWS, camera.height)
+            _gather(splats, boxes, first, last, pixels, through, pieces[band])
+
+    in_parallel(gather, bands)
+    total = np.zeros((len(gaussians), 4), np.float32)
+    total[drawn] = pieces.sum(axis=0)
+    return total[:, :3], total[:, 3]

@@ -7,6 +7,7 @@ Keeps, of each surface, the pixels of the view that saw it sharpest; makes nothi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from viewtime.gaussians.lift import Surfels, clean_depth, surfels
 from viewtime.gaussians.ops import concatenate
 from viewtime.gaussians.project import SAME, THROUGH, judge_points, project_points
-from viewtime.gaussians.raster_cpu import render
-from viewtime_formats.gaussians import Gaussians
+from viewtime.gaussians.raster_cpu import gather_colour, render
+from viewtime_formats.gaussians import SH_C0, Gaussians
 from viewtime_formats.rig import Camera
 
 Float32 = NDArray[np.float32]
@@ -24,7 +25,9 @@ SAME_SURFACE = 0.01
 """Relative depth difference of one surface in two views, on top of half a pixel's slant."""
 EDGE_PENALTY = 10.0
 """Edge pixels mix two colours: any view that sees the place off its edges explains it better."""
-REFIT_ROUNDS, REFIT_GAIN = 3, 0.7
+REFIT_ROUNDS = 6
+FAINT = 0.05
+"""Summed weight under which the pictures say too little about a Gaussian to change its colour."""
 DILATION = 0.01
 
 
@@ -117,17 +120,42 @@ def fuse_views(
     depths = clean_depth(depths)
     disks = [surfels(*view) for view in zip(images, depths, cameras)]
     disks = _fused(disks, depths, cameras, depth_noise)
-    rgb = [view.rgb.copy() for view in disks]
-
-    def splats() -> Gaussians:
-        return concatenate(view.gaussians(colour) for view, colour in zip(disks, rgb))
-
+    fused = concatenate(view.gaussians() for view in disks)
     if refit and depth_noise == 0:
-        for _ in range(REFIT_ROUNDS):
-            current = splats()
-            for v, view in enumerate(disks):
-                shown = render(current, cameras[v], background=sky, dilation=DILATION).color
-                pixel = view.pixel[~view.edge]
-                residual = (images[v] - shown).reshape(-1, 3)[pixel]
-                rgb[v][~view.edge] += np.float32(REFIT_GAIN) * residual
-    return splats()
+        return refit_colours(fused, images, cameras, background=sky)
+    return fused
+
+
+def refit_colours(
+    gaussians: Gaussians,
+    images: NDArray[np.floating],
+    cameras: Sequence[Camera],
+    *,
+    background: ArrayLike,
+    rounds: int = REFIT_ROUNDS,
+) -> Gaussians:
+    """Colours that make the Gaussians look most like all the pictures at once.
+
+    A picture is linear in the colours, so this is least squares, solved by a few rounds of the
+    simultaneous iterative reconstruction technique: each Gaussian moves by the mean residual of
+    the pixels it shows in, weighted by how much of it they show.
+
+    Args:
+        gaussians: of degree 0. images: (V, H, W, 3) display sRGB of the cameras.
+        background: (3,) display sRGB behind the Gaussians.
+
+    Returns:
+        The same Gaussians in new colours, which may leave [0, 1] a little.
+    """
+    sh = gaussians.sh.copy()
+    for _ in range(rounds):
+        sums, weights = np.zeros((len(sh), 3), np.float32), np.zeros(len(sh), np.float32)
+        current = replace(gaussians, sh=sh)
+        for image, camera in zip(images, cameras):
+            shown = render(current, camera, background=background, dilation=DILATION).color
+            gathered = gather_colour(current, camera, image - shown, dilation=DILATION)
+            sums += gathered[0]
+            weights += gathered[1]
+        # SH coefficients and colours differ by a factor, and so do their steps.
+        sh[:, 0] += sums / np.maximum(weights, FAINT)[:, None] / np.float32(SH_C0)
+    return replace(gaussians, sh=sh)
