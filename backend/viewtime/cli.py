@@ -141,6 +141,28 @@ def _train(arguments: argparse.Namespace) -> int:
     return int(recipe.main([] if arguments.config is None else [str(arguments.config)]) or 0)
 
 
+def _leave_one_out(arguments: argparse.Namespace) -> int:
+    from viewtime.evaluation.photos import leave_one_out
+    from viewtime_formats.capture import read_capture
+
+    left_out = leave_one_out(
+        read_capture(arguments.capture),
+        time=arguments.time,
+        size=arguments.size,
+        depth_noise=arguments.depth_noise,
+    )
+    print("view   PSNR dB   SSIM   covered   PSNR dB where covered")
+    for view in left_out:
+        print(
+            f"{view.view:4}   {view.psnr:7.2f}   {view.ssim:.3f}   {view.covered:6.1%}   "
+            f"{view.psnr_covered:7.2f}"
+        )
+    count = len(left_out)
+    psnr, ssim = (sum(view[i] for view in left_out) / count for i in (1, 2))
+    print(f"mean   {psnr:7.2f}   {ssim:.3f}   over {count} views")
+    return 0
+
+
 def _models(arguments: argparse.Namespace) -> int:
     from viewtime import doctor
 
@@ -218,6 +240,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("what", choices=("generator", "reconstructor"))
     train.add_argument("config", type=Path, nargs="?")
     _add_threads(train)
+
+    evaluate = commands.add_parser("evaluate", help="measure quality")
+    measures = evaluate.add_subparsers(required=True, metavar="WHAT")
+    left_out = _command(
+        measures, "leave-one-out", _leave_one_out, "each view of a capture drawn from the others"
+    )
+    left_out.add_argument("capture", type=Path, help="Capture folder with a rig and depth")
+    left_out.add_argument("--time", type=int, default=0, help="timestep (default 0)")
+    left_out.add_argument("--size", type=int, help="height in pixels to work at")
+    left_out.add_argument(
+        "--depth-noise", type=float, default=0.01, help="relative error of the depth (default 0.01)"
+    )
 
     _command(commands, "models", _models, "list the models and their state")
     return parser

@@ -179,3 +179,12 @@ def test_a_server_of_ones_own_writes_a_private_note_and_takes_it_away(tmp_path, 
     assert process.wait(10) == 0
     process.stdout.close()
     assert not note.exists()
+
+
+def test_leave_one_out_prints_a_line_for_each_view_and_their_mean(full_capture):
+    done = viewtime("evaluate", "leave-one-out", full_capture, "--depth-noise", "0")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert [line.split()[0] for line in lines] == ["view", "0", "1", "2", "mean"]
+    psnrs = [float(line.split()[1]) for line in lines[1:]]
+    assert psnrs[-1] == pytest.approx(sum(psnrs[:-1]) / 3, abs=0.02)

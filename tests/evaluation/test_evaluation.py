@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from viewtime.evaluation.contact_sheet import contact_sheet
+from viewtime.evaluation.error_shares import error_shares
 from viewtime.evaluation.metrics import mean_psnr, psnr, ssim
 
 
@@ -53,3 +54,22 @@ def test_contact_sheet_shows_every_block_and_frames_the_given_cells(tmp_path):
     assert count((250, 176, 5)) > 2 * 16
     with pytest.raises(ValueError, match="times"):
         contact_sheet(path, {"a": red}, marked=marked, times=[3])
+
+
+def test_error_shares_place_each_error_where_it_was_made():
+    depth = np.full((24, 24), 4.0)
+    depth[:, :8] = np.inf
+    depth[:, 16:] = 2.0  # an edge between columns 15 and 16
+    truth = np.zeros((3, 24, 24))
+
+    def shares_of_an_error_at(column):
+        shown = truth.copy()
+        shown[:, 12, column] = 0.5
+        return error_shares(shown, truth, depth)
+
+    for column, place in ((2, "sky"), (8, "sky_outline"), (12, "surfaces"), (16, "depth_edges")):
+        assert shares_of_an_error_at(column)[place] == pytest.approx(1.0), (column, place)
+    mixed = truth + 0.1
+    assert sum(error_shares(mixed, truth, depth).values()) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="depth"):
+        error_shares(truth, truth, depth[1:])
