@@ -227,6 +227,7 @@ def play(out: Path, backend_python: Path) -> None:
         sys.path.insert(0, str(ROOT / "examples"))
         import make_scene
     with stages.stage("scene", "open the example scene"):
+        bpy.context.preferences.filepaths.save_version = 0  # no scene.blend1 beside the result
         scene = make_scene.build()
         blend = out / "scene.blend"
         bpy.ops.wm.save_as_mainfile(filepath=str(blend), compress=True)
