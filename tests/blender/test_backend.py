@@ -42,15 +42,20 @@ def backend(addon: SimpleNamespace, backend_python: Path, tmp_path: Path) -> Ite
 
 @pytest.fixture
 def preferences(viewtime: str, backend_python: Path, tmp_path: Path) -> Iterator:
-    """The add-on's preferences, pointing at the real backend and a fresh data folder."""
-    settings = bpy.context.preferences.addons[viewtime].preferences
-    settings.backend_python, settings.data_dir = str(backend_python), str(tmp_path / "data")
-    yield settings
+    """The add-on's preferences point at the real backend and a fresh data folder."""
+
+    # Looked up each time: opening a file or enabling the add-on again frees what was held.
+    def point_at(python: str, data_dir: str) -> None:
+        settings = bpy.context.preferences.addons[viewtime].preferences
+        settings.backend_python, settings.data_dir = python, data_dir
+
+    point_at(str(backend_python), str(tmp_path / "data"))
+    yield
     session = importlib.import_module(f"{viewtime}.session")
     if session.current() is not None:
         session.current().leave()
     session.keeper.stop()
-    settings.backend_python = settings.data_dir = ""
+    point_at("", "")
 
 
 @pytest.fixture
