@@ -73,34 +73,50 @@ class Average:
 
 
 def save_checkpoint(
-    path: Path, step: int, module: nn.Module, average: Average, optimizer: torch.optim.AdamW
+    path: Path,
+    step: int,
+    module: nn.Module,
+    average: Average | None,
+    optimizer: torch.optim.AdamW,
+    *,
+    seconds: float = 0.0,
 ) -> None:
-    """One file, replaced in one go, so that a kill at any moment leaves a whole checkpoint."""
+    """One file, replaced in one go, so that a kill at any moment leaves a whole checkpoint.
+
+    seconds: how long the training has taken so far.
+    """
     from safetensors.torch import save_file
 
     tensors = {f"model.{name}": p.detach() for name, p in module.named_parameters()}
-    tensors |= {f"average.{name}": x for name, x in average.state.items()}
+    if average is not None:
+        tensors |= {f"average.{name}": x for name, x in average.state.items()}
     for name, parameter in module.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
     with atomic_path(path) as part:
-        save_file({k: x.contiguous() for k, x in tensors.items()}, part, {"step": str(step)})
+        facts = {"step": str(step), "seconds": repr(seconds)}
+        save_file({k: x.contiguous() for k, x in tensors.items()}, part, facts)
 
 
 def load_checkpoint(
-    path: Path, module: nn.Module, average: Average, optimizer: torch.optim.AdamW
-) -> int:
-    """Fill module, average and optimizer; the number of steps done. Raises TrainingError."""
+    path: Path, module: nn.Module, average: Average | None, optimizer: torch.optim.AdamW
+) -> tuple[int, float]:
+    """Fill module, average and optimizer; the steps done and the seconds they took.
+
+    Raises TrainingError when the file is no checkpoint of this module.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            step = int((file.metadata() or {})["step"])
+            facts = file.metadata() or {}
+            step, seconds = int(facts["step"]), float(facts.get("seconds", 0.0))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
-                average.state[name].copy_(tensors[f"average.{name}"])
+                if average is not None:
+                    average.state[name].copy_(tensors[f"average.{name}"])
                 if f"optimizer.step.{name}" in tensors:
                     optimizer.state[parameter] = {
                         key: tensors[f"optimizer.{key}.{name}"].clone()
@@ -108,7 +124,7 @@ def load_checkpoint(
                     }
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise TrainingError(f"{path}: not a checkpoint of this model: {error}") from error
-    return step
+    return step, seconds
 
 
 def examples(

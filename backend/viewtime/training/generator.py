@@ -161,7 +161,7 @@ def train(recipe: Recipe) -> Path:
     checkpoint = folder / "train.safetensors"
     start = 0
     if checkpoint.exists():
-        start = common.load_checkpoint(checkpoint, model, average, optimizer)
+        start, _ = common.load_checkpoint(checkpoint, model, average, optimizer)
     make = partial(
         training_example, seed=recipe.seed, size=recipe.size, tokens=recipe.tokens, patch=PATCH,
         reuse=recipe.reuse,

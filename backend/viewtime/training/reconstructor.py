@@ -29,6 +29,7 @@ from viewtime.reconstructor.model import (
     save_reconstructor,
 )
 from viewtime.reconstructor.pose import encode_rig, rig_rays
+from viewtime.training import common
 from viewtime.training.reconstructor_loss import (
     FAR,
     absolute_relative_error,
@@ -36,7 +37,6 @@ from viewtime.training.reconstructor_loss import (
     depth_loss,
     surface_loss,
 )
-from viewtime_formats.atomic import atomic_path
 from viewtime_formats.errors import ViewtimeError
 
 HELD_OUT = 10_000_000
@@ -259,26 +259,14 @@ def train(config: TrainConfig) -> Path:
         lr=config.learning_rate,
         betas=(0.9, 0.98),
     )
-    checkpoint = out / "checkpoint.pt"
+    checkpoint = out / "train.safetensors"
     step, spent = 0, 0.0
     if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, spent = int(state["step"]), float(state["spent"])
+        step, spent = common.load_checkpoint(checkpoint, model, None, optimizer)
         print(f"resumed at step {step} after {spent / 60:.1f} min", flush=True)
 
     def save() -> None:
-        with atomic_path(checkpoint) as path:
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                    "spent": spent,
-                },
-                path,
-            )
+        common.save_checkpoint(checkpoint, step, model, None, optimizer, seconds=spent)
 
     model.train()
     sums: dict[str, list[float]] = {}
