@@ -113,14 +113,20 @@ def capture(scene, folder: Path, what: set[str]) -> None:
         times=TIMES,
         freeze_time=0,
     )
-    scene.viewtime.capture_folder = str(folder)
+
+
+def beside(folder: Path) -> str:
+    """The folder relative to the .blend, so that the result may be moved as a whole."""
+    import bpy
+
+    return bpy.path.relpath(str(folder))
 
 
 def run_job(scene, route: str, out: Path) -> None:
     """Press Generate and wait, as the command line does; raises when the job fails."""
     import bpy
 
-    scene.viewtime.output_folder = str(out)
+    scene.viewtime.output_folder = beside(out)
     scene.viewtime.route = route
     bpy.ops.viewtime.generate(wait=True)
     if scene.viewtime.job_state != "succeeded":
@@ -136,7 +142,7 @@ def cancelled_job(scene, out: Path) -> float:
     import bpy
 
     session = import_module(f"{EXTENSION}.session")
-    scene.viewtime.output_folder = str(out)
+    scene.viewtime.output_folder = beside(out)
     scene.viewtime.route = "CAPTURED"
     bpy.ops.viewtime.generate(wait=False)
     deadline = time.monotonic() + 60
@@ -248,13 +254,14 @@ def play(out: Path, backend_python: Path) -> None:
     with stages.stage("backend", "start the backend"):
         bpy.ops.viewtime.backend_start()
     with stages.stage("cancel", "submit a job and cancel it"):
+        scene.viewtime.capture_folder = beside(captures / "grid")
         cancel_seconds = cancelled_job(scene, out / "jobs" / "cancelled")
         stages.say(f"   ended {cancel_seconds:.2f} s after the cancel, nothing left behind")
     with stages.stage("job_captured", "captured geometry: splats from pixels, depth and cameras"):
-        scene.viewtime.capture_folder = str(captures / "grid")
+        scene.viewtime.capture_folder = beside(captures / "grid")
         run_job(scene, "CAPTURED", out / "jobs" / "captured")
     with stages.stage("job_generated", "generated: fill the grid, then lift it"):
-        scene.viewtime.capture_folder = str(captures / "references")
+        scene.viewtime.capture_folder = beside(captures / "references")
         run_job(scene, "GENERATED", out / "jobs" / "generated")
     with stages.stage("import", "scrub the imported sequences"):
         objects = [ob for ob in scene.objects if ob.type == "POINTCLOUD" and ob.viewtime.folder]
