@@ -209,3 +209,18 @@ def test_the_operator_exports_the_active_sequence_and_says_what_is_wrong(swing, 
     swing.scale.x = 3
     with pytest.raises(RuntimeError, match="not uniform"):
         bpy.ops.viewtime.export_ply(directory=str(out))
+
+
+def test_an_add_on_enabled_on_an_open_file_exports_it_all_the_same(swing, viewtime, tmp_path):
+    """A farm opens the .blend first and enables the add-on then, while Blender hides the file."""
+    import addon_utils
+
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    addon_utils.disable(viewtime)
+    try:
+        bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "shot.blend"))
+    finally:
+        assert addon_utils.enable(viewtime) is not None
+    cli = importlib.import_module(f"{viewtime}.cli")
+    assert cli.export(["--out", str(tmp_path / "ply")]) == 0
+    assert list((tmp_path / "ply").glob("*.ply"))
