@@ -105,6 +105,8 @@ def test_ctrl_c_cancels_and_leaves_nothing(long_capture, tmp_path):
         [sys.executable, "-m", "viewtime", "run", str(long_capture), str(tmp_path / "out")],
         stderr=subprocess.PIPE,
         text=True,
+        # A shell gives its background jobs an ignored SIGINT, which children would inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     for line in process.stderr:
