@@ -96,7 +96,9 @@ def make_venv(venv: Path, python: Path) -> None:
         return
     has_venv = [str(python), "-c", "import ensurepip, venv"]
     if subprocess.run(has_venv, capture_output=True).returncode:
-        package = f"python{BLENDER_PYTHON[0]}.{BLENDER_PYTHON[1]}-venv"
+        asked = [str(python), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        package = f"python{version}-venv"
         if not debian_install([package]):
             raise SetupError(f"Python's venv module is incomplete: install {package} first.")
     run([python, "-m", "venv", venv])

@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 EXTENSION = "bl_ext.user_default.viewtime"
 VIEWS, TIMES, SIZE, FRAMES = 6, 9, 256, (1, 33)
+FRAME_STEP = (FRAMES[1] - FRAMES[0]) // (TIMES - 1)
 ARC_DEGREES = 75
 SPLAT_SAMPLES = 6
 HELD_OUT_TIMES = (0, 4, 8)
@@ -192,7 +193,7 @@ def scrub(scene, ob) -> list[int]:
     import bpy
 
     counts = []
-    for frame in range(FRAMES[0], FRAMES[1] + 1, (FRAMES[1] - FRAMES[0]) // (TIMES - 1)):
+    for frame in range(FRAMES[0], FRAMES[1] + 1, FRAME_STEP):
         scene.frame_set(frame)
         bpy.context.view_layer.update()
         counts.append(len(ob.data.points))
@@ -299,11 +300,10 @@ def capture_held_out(scene, folder: Path) -> None:
     from importlib import import_module
 
     render = import_module(f"{EXTENSION}.capture.render")
-    step = (FRAMES[1] - FRAMES[0]) // (TIMES - 1)
     render.render_cells(
         scene,
         held_out_cameras(scene),
-        [FRAMES[0] + step * t for t in HELD_OUT_TIMES],
+        [FRAMES[0] + FRAME_STEP * t for t in HELD_OUT_TIMES],
         folder,
         depth=False,
     )

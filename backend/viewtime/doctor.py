@@ -29,7 +29,6 @@ STACK = (
     "uvicorn",
     "requests",
     "platformdirs",
-    "imageio",
     "av",
     "pillow",
     "OpenEXR",

@@ -7,8 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-EDGE = 0.02
-"""Relative second difference of 1/z over which two neighbours belong to different surfaces."""
+from viewtime.gaussians.lift import EDGE
 
 
 def error_shares(
