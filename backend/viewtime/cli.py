@@ -56,6 +56,7 @@ def _run(arguments: argparse.Namespace) -> int:
         generator=arguments.generator,
         reconstructor=arguments.reconstructor,
         depth_noise=arguments.depth_noise,
+        device=arguments.device,
     )
     with ProgressLine(sys.stderr) as line:
         result = pipeline.run(arguments.capture, arguments.out, options, on_progress=line.show)
@@ -76,6 +77,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         arguments.data or default_data_folder(),
         parent_lease=arguments.parent_lease,
         devices=tuple(arguments.device or ("auto",)),
+        idle_seconds=arguments.idle_minutes * 60.0,
+        memory_megabytes=arguments.memory_megabytes,
     )
 
 
@@ -199,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         help="relative error of the capture's depth: 0 from a renderer, about 0.01 from photos",
     )
+    run.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N"')
     _add_threads(run)
 
     serve = _command(commands, "serve", _serve, "serve jobs to Blender over loopback HTTP")
@@ -212,6 +216,18 @@ def _parser() -> argparse.ArgumentParser:
         "--device",
         action="append",
         help='"auto", "cpu" or "cuda:N"; repeat for one worker on each',
+    )
+    serve.add_argument(
+        "--idle-minutes",
+        type=float,
+        default=15.0,
+        help="how long a worker without a job keeps its models (default 15)",
+    )
+    serve.add_argument(
+        "--memory-megabytes",
+        type=int,
+        default=0,
+        help="end a job in words when its worker holds more than this (default 0: no limit)",
     )
     _add_threads(serve)
 
@@ -306,7 +322,8 @@ class ProgressLine:
             return
         self._stage, self._at = progress.stage, now
         count = f" {progress.step}/{progress.total}" if progress.total else ""
-        eta = "" if progress.eta_seconds is None else f", {_duration(progress.eta_seconds)} left"
+        left = progress.job_eta_seconds
+        eta = "" if left is None else f", {_duration(left)} left"
         self.write(f"{progress.stage}{count}: {progress.message}{eta}")
 
     def write(self, text: str) -> None:

@@ -5,12 +5,14 @@ Never knows how a choice is carried out."""
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from viewtime_formats.errors import ViewtimeError
 
 ROUTES = ("auto", "captured", "generated")
+GENERATED_SIZE = 128  # the size that the bundled models were trained at
 
 
 class OptionError(ViewtimeError):
@@ -23,7 +25,8 @@ class RunOptions:
 
     size: height in pixels to work at; None is the capture's own for the captured route and the
     bundled model's for the generated one. depth_noise: relative error of the capture's depth
-    (0 for a renderer, about 0.01 for photogrammetry).
+    (0 for a renderer, about 0.01 for photogrammetry). device: "auto" (the GPU when there is one),
+    "cpu" or "cuda:N".
     """
 
     route: str = "auto"
@@ -34,6 +37,7 @@ class RunOptions:
     generator: str = "bundled"
     reconstructor: str = "bundled"
     depth_noise: float = 0.0
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.route not in ROUTES:
@@ -50,6 +54,8 @@ class RunOptions:
         noise = self.depth_noise
         if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < 1:
             raise OptionError(f"depth_noise is {noise!r}; a number from 0 to below 1 is needed")
+        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda:\d+", self.device):
+            raise OptionError(f'device is {self.device!r}; "auto", "cpu" or "cuda:N" is needed')
 
 
 def options_from_dict(values: Any) -> RunOptions:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewtime import __version__, run_folder
-from viewtime.options import OptionError, RunOptions, options_from_dict
+from viewtime.estimate import Measured, Work, estimate, work_of
+from viewtime.options import GENERATED_SIZE, OptionError, RunOptions, options_from_dict
+from viewtime.preview import GridPreview
 from viewtime.progress import Cancelled, Progress, Reporter
 from viewtime.warm import warm_generator, warm_reconstructor
 from viewtime_formats.atomic import write_json
@@ -38,8 +40,6 @@ __all__ = [
     "run",
 ]
 
-GENERATED_SIZE = 128  # the size that the bundled models were trained at
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -54,6 +54,7 @@ class RunResult:
     times: int
     width: int
     height: int
+    work: Work | None = None
 
 
 def choose_route(capture: Capture, options: RunOptions) -> str:
@@ -82,10 +83,14 @@ def run(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
+    on_preview: Callable[[np.ndarray], None] | None = None,
+    history: Iterable[Measured] = (),
 ) -> RunResult:
     """Run the whole job and return what it made; the same call twice gives the same folder.
 
     Writes `splats/` (readable while it grows), `run.json` and, on the generated route, `grid/`.
+    on_preview gets a small picture of the grid, uint8 (h, w, 3), at most once a second.
+    history: earlier jobs on this machine, for the time left of the whole run.
     Raises ViewtimeError for anything a person can put right, Cancelled when `should_cancel`
     became true. After any exception the folder is as it was before the call.
     """
@@ -93,11 +98,13 @@ def run(
     capture = read_capture(Path(capture_folder))
     route = choose_route(capture, options)
     out = Path(out_folder).absolute()
-    reporter = Reporter(on_progress or _ignore, should_cancel or _never)
+    work = work_of(capture, options, route)
+    plan = estimate(work, history).stages
+    reporter = Reporter(on_progress or _ignore, should_cancel or _never, plan, on_preview)
     try:
         run_folder.begin(out)
         stages = _captured if route == "captured" else _generated
-        result = stages(capture, out, options, reporter)
+        result = dataclasses.replace(stages(capture, out, options, reporter), work=work)
         _write_run_file(out, result, options)
         run_folder.finish(out)
         return result
@@ -132,6 +139,9 @@ def _captured(capture: Capture, out: Path, options: RunOptions, report: Reporter
         background = background_from_sky(*_time_slice(first))
     else:
         background = _triple(capture.background)
+    preview = GridPreview(
+        report.on_preview, capture.views, capture.times, first.width, first.height
+    )
     read_seconds = report.elapsed()
 
     def steps() -> Iterator[Gaussians]:
@@ -140,6 +150,9 @@ def _captured(capture: Capture, out: Path, options: RunOptions, report: Reporter
             before = time.monotonic()
             grid = first if t == 0 else grid_from_capture(_at_time(capture, t), options.size)
             images, depths = _time_slice(grid)
+            for view in range(capture.views):
+                preview.put(view, t, grid.frames[view, 0])
+            preview.flush()
             read_seconds += time.monotonic() - before
             report.check()
             # Noisy depth makes the colour refit paint the errors in: it is for exact depth only.
@@ -195,13 +208,16 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
     background = None if capture.background is None else _triple(capture.background)
     if background is None and grid.depth is not None:
         background = _sky_colour(grid)
+    preview = GridPreview(report.on_preview, grid.views, grid.times, width, height)
+    preview.put_grid(grid.frames, grid.known)
+    preview.flush()
     seconds["read"] = report.elapsed()
 
     # Both models before the first long stage: a missing one must not be found out at the end.
     missing = int((~grid.known).sum())
     report.stage("load", 0, "loading the models")
-    generator = warm_generator(options.generator) if missing else None
-    reconstructor = warm_reconstructor(options.reconstructor)
+    generator = warm_generator(options.generator, options.device) if missing else None
+    reconstructor = warm_reconstructor(options.reconstructor, options.device)
     seconds["load"] = report.elapsed()
 
     prior = None
@@ -227,17 +243,26 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
         from viewtime.generator.generation import generate
 
         report.stage("generate", options.steps, f"{missing} of {grid.known.size} frames missing")
+
+        def sampled(step: int, total: int, now: np.ndarray | None) -> None:
+            if now is not None and preview.due():
+                preview.put_grid(now)
+                preview.flush()
+            report.step(step, total, "generating frames")
+
         frames = generate(
             generator,
             grid,
             prior=prior,
             steps=options.steps,
             seed=options.seed,
-            on_step=lambda step, total, _frames: report.step(step, total, "generating frames"),
+            on_step=sampled,
             should_cancel=report.should_cancel,
         )
         seconds["generate"] = report.elapsed()
         report.check()
+    preview.put_grid(frames)
+    preview.flush()
     filled = FrameGrid(frames=frames, known=grid.known, depth=grid.depth)
     write_grid(out / "grid", filled)
 

@@ -3,7 +3,7 @@
 Nothing in this package imports bpy, so that all of it may run off the main thread."""
 
 # The integer both sides must agree on; the backend states its own in its ready line and /health.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class BackendError(Exception):

@@ -366,7 +366,7 @@ def test_a_disk_that_really_is_full_is_one_line_and_leaves_nothing(full_capture,
         ({"use_prior": 1}, "use_prior is 1; true or false is needed"),
         ({"depth_noise": float("nan")}, "depth_noise is nan"),
         ({"generator": ""}, "generator is ''; a name or path is needed"),
-        ({"colour": 1}, "options: 'colour' is unknown; known are depth_noise, generator"),
+        ({"colour": 1}, "options: 'colour' is unknown; known are depth_noise, device, generator"),
     ],
 )
 def test_an_option_without_a_meaning_is_refused_by_name(options, words):

@@ -25,7 +25,7 @@ FINAL = {"succeeded", "failed", "cancelled", "interrupted"}
 class Backend:
     """`viewtime serve --parent-lease` with this process as the parent."""
 
-    def __init__(self, data: Path, device: str = "auto") -> None:
+    def __init__(self, data: Path, device: str = "auto", memory_megabytes: int = 0) -> None:
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -37,6 +37,8 @@ class Backend:
                 str(data),
                 "--device",
                 device,
+                "--memory-megabytes",
+                str(memory_megabytes),
                 "--threads",
                 "1",
             ],
@@ -63,6 +65,9 @@ class Backend:
         return self.session.post(
             self.url + path, json=body, headers=headers, timeout=DEADLINE_SECONDS
         )
+
+    def delete(self, path: str) -> requests.Response:
+        return self.session.delete(self.url + path, timeout=DEADLINE_SECONDS)
 
     def submit(self, capture: Path, out: Path, key: str | None = None, **options: Any) -> str:
         body = {"capture": str(capture), "out": str(out), "options": options}

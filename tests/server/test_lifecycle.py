@@ -4,19 +4,28 @@ Never fakes a job: the worker runs the captured route on a small real capture.""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+import requests
 
+from viewtime.server import supervisor
 from viewtime_formats.splats import read_sequence
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
+
+
+KEY = {"Idempotency-Key": "k"}
+TOKEN = "a-token-that-only-the-tests-know"
+DEADLINE_SECONDS = 60.0
 
 
 def left_in(folder: Path) -> list[str]:
@@ -48,47 +57,57 @@ def test_the_models_stay_warm_a_second_job_uses_the_same_worker(
     assert (job["state"], backend.worker_pid()) == ("succeeded", pid)
 
 
-def test_a_cancel_takes_less_than_a_second_and_leaves_nothing(
+def test_a_cancel_stops_the_job_within_a_few_of_its_steps_and_leaves_nothing(
     start_backend, long_capture, tmp_path
 ):
     backend = start_backend()
     job_id = backend.submit(long_capture, tmp_path / "new" / "out")
     backend.wait_step(job_id)
     assert (tmp_path / "new" / "out" / "splats").is_dir()
-    began = time.monotonic()
-    backend.post(f"/jobs/{job_id}/cancel")
+    before = backend.post(f"/jobs/{job_id}/cancel").json()
+    assert before["message"] == "stopping"
     job = backend.wait_state(job_id)
-    assert time.monotonic() - began < 1.0
     assert (job["state"], job["error"]) == ("cancelled", None)
+    # Not in seconds, which a busy machine stretches: of 600 steps it made a few more at most.
+    # Its own word travels at most five times a second, hence the room.
+    assert job["total"] == 600 and job["step"] - before["step"] <= 60
     assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "data").glob("previews/*"))
     assert backend.post(f"/jobs/{job_id}/cancel").json()["state"] == "cancelled"
 
 
-def test_a_cancel_while_the_worker_still_starts_takes_less_than_a_second(
+def test_a_worker_gets_half_a_second_to_stop_by_itself():
+    """What the tests below rely on: whoever does not listen is ended after this, not later."""
+    assert supervisor.CANCEL_GRACE_SECONDS == 0.5
+
+
+def test_a_cancel_while_the_worker_still_starts_does_not_wait_for_it(
     start_backend, long_capture, tmp_path
 ):
     backend = start_backend()
     job_id = backend.submit(long_capture, tmp_path / "out")
     backend.wait_state(job_id, "running")
-    began = time.monotonic()
-    backend.post(f"/jobs/{job_id}/cancel")
-    assert backend.wait_state(job_id)["state"] == "cancelled"
-    assert time.monotonic() - began < 1.0
+    before = backend.post(f"/jobs/{job_id}/cancel").json()
+    job = backend.wait_state(job_id)
+    assert job["state"] == "cancelled"
+    # Had anybody waited for the worker to listen, the job would have come to its steps.
+    assert job["step"] - before["step"] <= 60
     assert not (tmp_path / "out").exists()
 
 
 @linux
 def test_a_worker_that_does_not_listen_is_killed_and_its_remains_are_removed(
-    start_backend, long_capture, full_capture, tmp_path
+    start_backend, long_capture, full_capture, tmp_path, wait_gone
 ):
     backend = start_backend()
     job_id = backend.submit(long_capture, tmp_path / "out")
     backend.wait_step(job_id)
-    os.kill(backend.worker_pid(), signal.SIGSTOP)  # deaf, as in a long call into C
-    began = time.monotonic()
+    worker = backend.worker_pid()
+    os.kill(worker, signal.SIGSTOP)  # deaf, as in a long call into C
     backend.post(f"/jobs/{job_id}/cancel")
+    # It can never say that it has stopped: only its end at the deadline can end the job.
     assert backend.wait_state(job_id)["state"] == "cancelled"
-    assert time.monotonic() - began < 1.0
+    wait_gone(worker)
     assert not (tmp_path / "out").exists()
     again = backend.submit(full_capture, tmp_path / "out")
     assert backend.wait_state(again)["state"] == "succeeded"
@@ -237,11 +256,105 @@ def test_two_backends_on_one_data_folder_the_second_says_so(start_backend, tmp_p
 def test_a_long_poll_returns_when_the_backend_leaves(start_backend, full_capture, tmp_path):
     backend = start_backend()
     job_id = backend.submit(full_capture, tmp_path / "out")
+    last = backend.wait_state(job_id)
+    after = backend.get(f"/jobs/{job_id}/events").json()["events"][-1]["seq"]
+    answers = []
+    poll = threading.Thread(
+        target=lambda: answers.append(
+            backend.get(f"/jobs/{job_id}/events", params={"after": after, "wait": 50})
+        )
+    )
+    poll.start()
+    other = requests.Session()
+    other.trust_env = False
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert other.post(f"{backend.url}/shutdown", headers=headers, timeout=30).status_code == 202
+    backend.process.wait(DEADLINE_SECONDS)
+    poll.join(DEADLINE_SECONDS)
+    # Answered with what there is, nothing, and not cut off.
+    assert last["state"] == "succeeded" and answers[0].json() == {"events": []}
+
+
+def test_a_job_tells_the_time_left_of_the_whole_and_shows_its_grid(
+    start_backend, long_capture, tmp_path
+):
+    backend = start_backend()
+    job_id = backend.submit(long_capture, tmp_path / "out")
+    backend.wait_step(job_id)
+    event = backend.wait(job_id, lambda e: e["data"].get("preview", 0) >= 2)["data"]
+    assert 0 < event["fraction"] < 1 and event["job_eta_seconds"] > 0
+    answer = backend.get(f"/jobs/{job_id}/preview")
+    picture = np.load(io.BytesIO(answer.content), allow_pickle=False)
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3 and max(picture.shape) <= 384
+    # Its first columns show frames by now; its last ones are still the grey of the unknown.
+    assert picture[:, :8].std() > 10 and picture[:, -8:].std() == 0
+    backend.post(f"/jobs/{job_id}/cancel")
     backend.wait_state(job_id)
-    backend.post("/shutdown")
-    began = time.monotonic()
-    backend.process.wait(10.0)
-    assert time.monotonic() - began < 5.0
+    assert backend.get("/jobs/nobody/preview").status_code == 404
+
+
+def test_an_estimate_is_by_formula_first_and_measured_after_a_job(
+    start_backend, full_capture, long_capture, tmp_path
+):
+    backend = start_backend()
+    body = {"capture": str(full_capture), "options": {}}
+    before = backend.post("/estimate", body).json()
+    assert before["basis"] == "formula" and before["seconds"] > 0
+    assert backend.wait_state(backend.submit(full_capture, tmp_path / "out"))["measured"]
+    after = backend.post("/estimate", body).json()
+    job = backend.get("/jobs").json()["jobs"][0]["measured"]
+    assert after["basis"] == "measured"
+    assert after["stages"] == {n: job["seconds"][n] for n in ("read", "reconstruct")}
+    longer = backend.post("/estimate", {"capture": str(long_capture), "options": {}}).json()
+    assert longer["stages"]["reconstruct"] == pytest.approx(120 * after["stages"]["reconstruct"])
+    assert longer["memory_bytes"] == after["memory_bytes"]  # it holds one time at a time
+    refused = backend.post("/estimate", {"capture": str(tmp_path), "options": {}})
+    assert refused.status_code == 422 and "\n" not in refused.json()["detail"]
+
+
+def test_a_job_is_removed_when_it_has_ended_and_its_output_stays(
+    start_backend, full_capture, long_capture, tmp_path
+):
+    backend = start_backend()
+    done = backend.submit(full_capture, tmp_path / "out")
+    backend.wait_state(done)
+    running = backend.submit(long_capture, tmp_path / "long")
+    backend.wait_state(running, "running")
+    assert backend.delete(f"/jobs/{running}").status_code == 409
+    assert backend.delete(f"/jobs/{done}").status_code == 200
+    assert backend.delete(f"/jobs/{done}").status_code == 404
+    assert [job["id"] for job in backend.get("/jobs").json()["jobs"]] == [running]
+    assert read_sequence(tmp_path / "out" / "splats").complete
+    backend.post(f"/jobs/{running}/cancel")
+    backend.wait_state(running, "cancelled")
+
+
+def test_a_job_over_its_memory_limit_fails_in_words_and_leaves_nothing(
+    start_backend, long_capture, tmp_path
+):
+    backend = start_backend(memory_megabytes=20)
+    job = backend.wait_state(backend.submit(long_capture, tmp_path / "out"))
+    assert job["state"] == "failed" and "its limit is 20 MiB" in job["error"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_device_that_the_backend_has_not_is_refused_at_once(
+    start_backend, full_capture, tmp_path
+):
+    backend = start_backend(device="cpu")
+    body = {"capture": str(full_capture), "out": str(tmp_path / "out")}
+    refused = backend.post("/jobs", {**body, "options": {"device": "cuda:3"}}, **KEY)
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == "device is 'cuda:3'; this backend was started for cpu"
+    assert backend.post("/jobs", {**body, "options": {"device": "cpu"}}, **KEY).status_code == 202
+
+
+def test_the_machine_is_described_without_waiting_for_torch(start_backend):
+    backend = start_backend()
+    found = backend.get("/machine").json()
+    assert found["ready"] is False and found["devices"][0]["id"] == "cpu"
+    assert {"steps", "seed", "device"} <= set(found["options"])
+    assert found["generators"][0] == {"id": "bundled", "name": "Bundled"}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_large_body_is_refused_with_and_without_a_stated_length(client):
 
 def test_health_says_protocol_instance_and_version(client, service):
     assert client.get("/health").json() == {
-        "protocol": 1,
+        "protocol": 2,
         "instance": service.instance,
         "version": "0.1.0",
     }

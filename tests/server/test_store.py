@@ -10,7 +10,7 @@ import pytest
 
 from viewtime.server import transitions
 from viewtime.server.lock import LockedError, ProcessLock
-from viewtime.server.store import ConflictError, Store, UnknownJob
+from viewtime.server.store import KEPT_SECONDS, ConflictError, Store, UnknownJob
 from viewtime.server.transitions import TransitionError
 from viewtime_formats.errors import ViewtimeError
 
@@ -155,3 +155,31 @@ def test_a_lock_is_exclusive_and_ends_with_its_holder(tmp_path):
         ProcessLock(path, "held by {pid}")
     lock.close()
     ProcessLock(path, "held by {pid}").close()
+
+
+def ended(store, key: str, at: float) -> str:
+    job, _ = submit(store, key=key, out=f"/{key}")
+    return store.apply(job.id, lambda j: transitions.cancelled(j, at), at).id
+
+
+def test_old_jobs_are_forgotten_by_number_and_by_age_and_active_ones_never(store, monkeypatch):
+    monkeypatch.setattr("viewtime.server.store.KEPT_JOBS", 3)
+    waiting, _ = submit(store, key="waits for ever")
+    jobs = [ended(store, f"k{n}", 100.0 + n) for n in range(5)]
+    assert sorted(store.prune(200.0)) == sorted(jobs[:2])
+    assert {job.id for job in store.jobs()} == {waiting.id, *jobs[2:]}
+    with pytest.raises(UnknownJob):
+        store.events(jobs[0])
+    # The key of a forgotten job makes a new one.
+    assert submit(store, key="k0", out="/k0")[1] is True
+    later = 103.5 + KEPT_SECONDS
+    assert set(store.prune(later)) == set(jobs[2:4])
+    assert store.prune(later) == []
+
+
+def test_a_job_is_claimed_by_the_device_that_it_asks_for(store):
+    submit(store, key="a", out="/a", device="cuda:1")
+    submit(store, key="b", out="/b", device="auto")
+    assert store.claim(2.0, "cuda:0").out == "/b"
+    assert store.claim(3.0, "cuda:0") is None
+    assert store.claim(4.0, "cuda:1").out == "/a"

@@ -37,6 +37,15 @@ class JobRequest(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class EstimateRequest(BaseModel):
+    """The body of POST /estimate: a job that is not to be run."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    capture: str = Field(min_length=1, max_length=4096)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class Bell:
     """Wakes every waiting long poll when something was stored; rung from any thread."""
 
@@ -93,6 +102,26 @@ def create_app(service: Service, token: str, bell: Bell, leave: Callable[[], Non
     @app.get("/jobs")
     def jobs(limit: Annotated[int, Query(ge=1, le=1000)] = 200) -> dict[str, Any]:
         return {"jobs": [job.public() for job in service.store.jobs(limit)]}
+
+    @app.post("/estimate")
+    def estimate(request: EstimateRequest) -> dict[str, Any]:
+        return service.estimate(request.capture, request.options)
+
+    @app.get("/machine")
+    def machine() -> dict[str, Any]:
+        return service.machine.described()
+
+    @app.get("/jobs/{job_id}/preview")
+    def preview(job_id: str) -> Response:
+        picture = service.preview(job_id)
+        if picture is None:
+            return Response(status_code=204)
+        return Response(picture, media_type="application/octet-stream")
+
+    @app.delete("/jobs/{job_id}")
+    def remove(job_id: str) -> dict[str, Any]:
+        service.remove(job_id)
+        return {"id": job_id}
 
     @app.get("/jobs/{job_id}")
     def job(job_id: str) -> dict[str, Any]:

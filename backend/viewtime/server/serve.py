@@ -35,11 +35,20 @@ def default_data_folder() -> Path:
     return Path(platformdirs.user_data_dir("viewtime", appauthor=False))
 
 
-def serve(data: Path, *, parent_lease: bool, devices: tuple[str, ...] = ("auto",)) -> int:
+def serve(
+    data: Path,
+    *,
+    parent_lease: bool,
+    devices: tuple[str, ...] = ("auto",),
+    idle_seconds: float | None = None,
+    memory_megabytes: int = 0,
+) -> int:
     """Serve until told to stop; the exit code.
 
     parent_lease: the token comes as one JSON line on stdin, and the end of stdin is the order to
-    exit. Otherwise a token is made and written to DATA/backend.json for clients of this user.
+    exit. Otherwise a token is made and told. Either way port and token are written to
+    DATA/backend.json, which only this user may read: that is how a second Blender finds the
+    backend of the first. idle_seconds, memory_megabytes: see Supervisor.
     Raises ViewtimeError when the data folder is in use or unusable.
     """
     token = _leased_token() if parent_lease else secrets.token_urlsafe(32)
@@ -49,7 +58,9 @@ def serve(data: Path, *, parent_lease: bool, devices: tuple[str, ...] = ("auto",
     from viewtime.server.app import Bell, create_app
     from viewtime.server.service import Service
 
-    service = Service(data.absolute(), devices)
+    service = Service(
+        data.absolute(), devices, idle_seconds=idle_seconds, memory_megabytes=memory_megabytes
+    )
     listener = _listen()
     note = data / "backend.json"
     bell = Bell()
@@ -61,9 +72,8 @@ def serve(data: Path, *, parent_lease: bool, devices: tuple[str, ...] = ("auto",
             "pid": os.getpid(),
             "instance": service.instance,
         }
-        if not parent_lease:
-            _write_private(note, {**ready, "token": token})
-            ready["note"] = str(note)
+        _write_private(note, {**ready, "token": token})
+        ready["note"] = str(note)
         print(json.dumps(ready), flush=True)
 
     class Server(uvicorn.Server):
@@ -104,9 +114,8 @@ def serve(data: Path, *, parent_lease: bool, devices: tuple[str, ...] = ("auto",
         server.run(sockets=[listener])
     finally:
         listener.close()
-        if not parent_lease:
-            with contextlib.suppress(OSError):
-                note.unlink()
+        with contextlib.suppress(OSError):
+            note.unlink()
     return 0
 
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from viewtime import pipeline, run_folder
-from viewtime.server import transitions
+from viewtime.estimate import estimate, measured_from_dict, work_of
+from viewtime.server import history, transitions
 from viewtime.server.lock import LockedError, ProcessLock
+from viewtime.server.machine import Machine
 from viewtime.server.store import Store
 from viewtime.server.supervisor import Supervisor
 from viewtime.server.transitions import Job
@@ -30,10 +32,18 @@ ORPHAN_SECONDS = 5.0
 class Service:
     """Opens the data folder and starts the supervisors. Raises ViewtimeError when it cannot.
 
-    data: folder of the database, logs and locks; made when absent. devices: see Supervisor.
+    data: folder of the database, logs and locks; made when absent. devices, idle_seconds and
+    memory_megabytes: see Supervisor.
     """
 
-    def __init__(self, data: Path, devices: tuple[str, ...] = ("auto",)) -> None:
+    def __init__(
+        self,
+        data: Path,
+        devices: tuple[str, ...] = ("auto",),
+        *,
+        idle_seconds: float | None = None,
+        memory_megabytes: int = 0,
+    ) -> None:
         self.data = data
         self.instance = uuid.uuid4().hex
         try:
@@ -51,7 +61,17 @@ class Service:
         except BaseException:
             self._lock.close()
             raise
-        self.supervisors = [Supervisor(self.store, data, device) for device in devices]
+        self.machine = Machine(data)
+        self.supervisors = [
+            Supervisor(
+                self.store,
+                data,
+                device,
+                idle_seconds=idle_seconds,
+                memory_megabytes=memory_megabytes,
+            )
+            for device in devices
+        ]
         for supervisor in self.supervisors:
             supervisor.start()
 
@@ -59,6 +79,7 @@ class Service:
         """Put running jobs back into the queue, end the workers, close the database."""
         for supervisor in self.supervisors:
             supervisor.stop()
+        self.machine.close()
         self.store.close()
         self._lock.close()
 
@@ -69,6 +90,7 @@ class Service:
         capture_folder = _absolute("capture", capture)
         out_folder = _absolute("out", out)
         run_options = pipeline.options_from_dict(options)
+        self._check_device(run_options.device)
         job, new = self.store.submit(
             key,
             str(capture_folder),
@@ -88,6 +110,28 @@ class Service:
         """Raises TransitionError when the job has not ended, or ended well."""
         return self._apply(job_id, transitions.retry)
 
+    def remove(self, job_id: str) -> None:
+        """Forget a job that has ended, not what it wrote. Raises UnknownJob, TransitionError."""
+        self.store.remove(job_id)
+        history.preview_path(self.data, job_id).unlink(missing_ok=True)
+
+    def preview(self, job_id: str) -> bytes | None:
+        """The latest picture of a job's grid as NPY, uint8 (h, w, 3). Raises UnknownJob."""
+        self.store.job(job_id)
+        try:
+            return history.preview_path(self.data, job_id).read_bytes()
+        except OSError:
+            return None
+
+    def estimate(self, capture: str, options: dict[str, Any]) -> dict[str, Any]:
+        """What such a job would take (viewtime.estimate). Raises ViewtimeError."""
+        run_options = pipeline.options_from_dict(options)
+        self._check_device(run_options.device)
+        read = read_capture(_absolute("capture", capture))
+        work = work_of(read, run_options, pipeline.choose_route(read, run_options))
+        past = [measured_from_dict(each) for each in history.measured(self.store)]
+        return estimate(work, past).public()
+
     def doctor(self) -> bytes:
         """The JSON of `viewtime doctor`, made in a process of its own because it loads torch."""
         process = subprocess.run(
@@ -103,6 +147,13 @@ class Service:
         return process.stdout
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _check_device(self, device: str) -> None:
+        there = [supervisor.device for supervisor in self.supervisors]
+        if device != "auto" and "auto" not in there and device not in there:
+            raise ViewtimeError(
+                f"device is {device!r}; this backend was started for {', '.join(there)}"
+            )
 
     def _apply(self, job_id: str, change: Callable[[Job, float], Job]) -> Job:
         now = time.time()

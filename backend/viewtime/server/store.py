@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from viewtime.server import transitions
-from viewtime.server.transitions import Job
+from viewtime.server.transitions import FINAL, Job
 from viewtime_formats.errors import ViewtimeError
 
 SCHEMA_VERSION = 1
@@ -45,6 +45,9 @@ CREATE TABLE keys (
 );
 """
 MAX_LOG_LINE = 2000
+# A job that has ended is remembered while it is among the newest of these, and not for longer.
+KEPT_JOBS = 100
+KEPT_SECONDS = 90 * 86400.0
 
 T = TypeVar("T")
 
@@ -168,16 +171,50 @@ class Store:
         """Apply one transition. Raises UnknownJob and what `change` raises (nothing is stored)."""
         return self._write(lambda db: _change(db, _job(db, job_id), change, now))
 
-    def claim(self, now: float) -> Job | None:
-        """Start the oldest waiting job; None when none waits. Two workers never get the same."""
+    def claim(self, now: float, device: str = "auto") -> Job | None:
+        """Start the oldest waiting job that may run on `device`; None when there is none.
+
+        "auto" takes any. Two workers never get the same.
+        """
 
         def write(db: sqlite3.Connection) -> Job | None:
-            row = db.execute(
-                "SELECT job FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1"
-            ).fetchone()
-            if row is None:
-                return None
-            return _change(db, _from_json(row[0]), lambda job: transitions.start(job, now), now)
+            rows = db.execute("SELECT job FROM jobs WHERE state = 'queued' ORDER BY number")
+            for (text,) in rows:
+                job = _from_json(text)
+                if device == "auto" or job.options.get("device", "auto") in ("auto", device):
+                    rows.close()
+                    return _change(db, job, lambda job: transitions.start(job, now), now)
+            return None
+
+        return self._write(write)
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job that has ended. Raises UnknownJob, TransitionError while it is active."""
+
+        def write(db: sqlite3.Connection) -> None:
+            transitions.require_ended(_job(db, job_id), "remove")
+            _forget(db, job_id)
+
+        self._write(write)
+
+    def prune(self, now: float) -> list[str]:
+        """Forget old jobs and return their ids: see KEPT_JOBS and KEPT_SECONDS. Never active ones.
+
+        What a job wrote is the artist's and stays.
+        """
+
+        def write(db: sqlite3.Connection) -> list[str]:
+            marks = ", ".join("?" * len(FINAL))
+            rows = db.execute(f"SELECT job FROM jobs WHERE state IN ({marks})", sorted(FINAL))
+            ended = sorted((_from_json(row[0]) for row in rows), key=lambda j: -(j.finished or 0.0))
+            old = [
+                job.id
+                for place, job in enumerate(ended)
+                if place >= KEPT_JOBS or now - (job.finished or 0.0) > KEPT_SECONDS
+            ]
+            for job_id in old:
+                _forget(db, job_id)
+            return old
 
         return self._write(write)
 
@@ -266,6 +303,9 @@ def _change(db: sqlite3.Connection, job: Job, change: Callable[[Job], Job], now:
             "total": new.total,
             "message": new.message,
             "eta_seconds": new.eta_seconds,
+            "fraction": new.fraction,
+            "job_eta_seconds": new.job_eta_seconds,
+            "preview": new.preview,
         }
         _add_event(db, job.id, "progress", f"progress:{new.stage}", data, now)
     else:
@@ -283,6 +323,12 @@ def _add_event(
         "INSERT INTO events (job_id, kind, topic, at, data) VALUES (?, ?, ?, ?, ?)",
         (job_id, kind, topic, now, json.dumps(data)),
     )
+
+
+def _forget(db: sqlite3.Connection, job_id: str) -> None:
+    db.execute("DELETE FROM events WHERE job_id = ?", (job_id,))
+    db.execute("DELETE FROM keys WHERE job_id = ?", (job_id,))
+    db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
 
 
 def _job(db: sqlite3.Connection, job_id: str) -> Job:

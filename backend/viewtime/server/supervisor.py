@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from viewtime import run_folder
-from viewtime.server import transitions
-from viewtime.server.store import Store
+from viewtime.server import history, transitions
+from viewtime.server.store import Store, UnknownJob
 from viewtime.server.transitions import Job, TransitionError
 from viewtime_formats.errors import ViewtimeError
 
@@ -34,13 +34,25 @@ LOG_TAIL_LINES = 4
 class Supervisor:
     """Runs the jobs of `store` on one device, one at a time.
 
-    device: "auto" (the worker sees the machine as it is), "cpu", or "cuda:N".
+    device: "cpu", "cuda:N", or "auto": the device that each job asks for, and for jobs that ask
+    for none the machine as it is. idle_seconds: how long a worker without a job keeps its models.
+    memory_megabytes: what a worker may hold before its job is ended in words; 0 is no limit.
     """
 
-    def __init__(self, store: Store, data: Path, device: str = "auto") -> None:
+    def __init__(
+        self,
+        store: Store,
+        data: Path,
+        device: str = "auto",
+        *,
+        idle_seconds: float | None = None,
+        memory_megabytes: int = 0,
+    ) -> None:
         self._store = store
         self._data = data
-        self._device = device
+        self.device = device
+        self._idle_seconds = IDLE_SECONDS if idle_seconds is None else idle_seconds
+        self._memory_megabytes = memory_megabytes
         self._log = data / "logs" / f"worker-{device.replace(':', '-')}.log"
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._worker: Worker | None = None
@@ -72,7 +84,7 @@ class Supervisor:
     def _loop(self) -> None:
         while not self._stopping:
             try:
-                job = self._store.claim(time.time())
+                job = self._store.claim(time.time(), self.device)
             except (sqlite3.Error, ViewtimeError) as error:
                 print(error, file=sys.stderr)
                 self._stop_asked.wait(STORE_RETRY_SECONDS)
@@ -80,8 +92,9 @@ class Supervisor:
                 continue
             if job is not None:
                 self._run_safely(job)
+                self._tidy(job)
                 continue
-            kind, value = self._next(IDLE_SECONDS)
+            kind, value = self._next(self._idle_seconds)
             if kind == "stop":
                 self._stopping = True
             elif kind == "timeout" or (kind == "gone" and value is self._worker):
@@ -101,7 +114,7 @@ class Supervisor:
     def _run(self, job: Job) -> None:
         """Run one job until it has left the state "running"."""
         try:
-            worker = self._ready_worker()
+            worker = self._ready_worker(job.options.get("device", "auto"))
             worker.send(
                 {
                     "op": "run",
@@ -109,6 +122,9 @@ class Supervisor:
                     "capture": job.capture,
                     "out": job.out,
                     "options": job.options,
+                    "history": history.measured(self._store),
+                    "preview": str(history.preview_path(self._data, job.id)),
+                    "memory_megabytes": self._memory_megabytes,
                 }
             )
         except OSError as error:
@@ -157,13 +173,17 @@ class Supervisor:
                     message["total"],
                     message["message"],
                     message["eta_seconds"],
+                    message["fraction"],
+                    message["job_eta_seconds"],
+                    message["preview"],
                 ),
                 must=False,
             )
             return False
         now = time.time()
         if event == "succeeded":
-            self._apply(job, lambda j: transitions.succeed(j, message["splats"], now))
+            splats, measured = message["splats"], message["measured"]
+            self._apply(job, lambda j: transitions.succeed(j, splats, now, measured))
         elif event == "cancelled":
             self._apply(job, lambda j: transitions.cancelled(j, now))
         else:
@@ -205,17 +225,29 @@ class Supervisor:
                 if not must or self._stop_asked.wait(STORE_RETRY_SECONDS):
                     return
 
+    def _tidy(self, job: Job) -> None:
+        """After a job: forget the oldest ones, and pictures that belong to no result."""
+        try:
+            if self._store.job(job.id).state != "succeeded":
+                history.preview_path(self._data, job.id).unlink(missing_ok=True)
+            for job_id in self._store.prune(time.time()):
+                history.preview_path(self._data, job_id).unlink(missing_ok=True)
+        except (OSError, sqlite3.Error, ViewtimeError, UnknownJob) as error:
+            print(f"old jobs could not be removed ({error})", file=sys.stderr)
+
     def _next(self, timeout: float | None) -> tuple[str, Any]:
         try:
             return self._inbox.get(timeout=timeout)
         except queue.Empty:
             return "timeout", None
 
-    def _ready_worker(self) -> Worker:
-        if self._worker is not None and self._worker.alive():
+    def _ready_worker(self, wanted: str) -> Worker:
+        """The warm worker, or a new one where it is gone or sits on another device."""
+        device = wanted if self.device == "auto" else self.device
+        if self._worker is not None and self._worker.alive() and self._worker.device == device:
             return self._worker
         self._end_worker()
-        self._worker = Worker(self._device, self._data, self._log, self._inbox)
+        self._worker = Worker(device, self._data, self._log, self._inbox)
         return self._worker
 
     def _end_worker(self, grace: float = EXIT_GRACE_SECONDS) -> None:
@@ -230,7 +262,7 @@ class Worker:
     def __init__(
         self, device: str, data: Path, log: Path, inbox: queue.SimpleQueue[tuple[str, Any]]
     ) -> None:
-        self._log = log
+        self.device, self._log = device, log
         with open(log, "wb") as stderr:
             self._process = subprocess.Popen(
                 [

@@ -22,7 +22,9 @@ class Job:
     """One run of the pipeline as the store keeps it and the clients see it.
 
     created, started, finished: seconds since 1970. attempt: 0 before the first start.
-    eta_seconds counts to the end of the present stage. cancel_requested is for the server alone.
+    eta_seconds counts to the end of the present stage, job_eta_seconds to the end of the job;
+    fraction (0 to 1) is of the job. preview counts the pictures made so far. measured: what a job
+    that succeeded took (viewtime.estimate). cancel_requested is for the server alone.
     """
 
     id: str
@@ -37,6 +39,10 @@ class Job:
     total: int = 0
     message: str = ""
     eta_seconds: float | None = None
+    fraction: float = 0.0
+    job_eta_seconds: float | None = None
+    preview: int = 0
+    measured: dict[str, Any] | None = None
     created: float = 0.0
     started: float | None = None
     finished: float | None = None
@@ -70,15 +76,31 @@ def start(job: Job, now: float) -> Job:
 
 
 def progress(
-    job: Job, stage: str, step: int, total: int, message: str, eta_seconds: float | None
+    job: Job,
+    stage: str,
+    step: int,
+    total: int,
+    message: str,
+    eta_seconds: float | None,
+    fraction: float = 0.0,
+    job_eta_seconds: float | None = None,
+    preview: int = 0,
 ) -> Job:
     _require(job, "progress", {"running"})
     return replace(
-        job, stage=stage, step=step, total=total, message=message, eta_seconds=eta_seconds
+        job,
+        stage=stage,
+        step=step,
+        total=total,
+        message=message,
+        eta_seconds=eta_seconds,
+        fraction=fraction,
+        job_eta_seconds=job_eta_seconds,
+        preview=preview,
     )
 
 
-def succeed(job: Job, splats: str, now: float) -> Job:
+def succeed(job: Job, splats: str, now: float, measured: dict[str, Any] | None = None) -> Job:
     _require(job, "succeed", {"running"})
     return replace(
         job,
@@ -86,6 +108,9 @@ def succeed(job: Job, splats: str, now: float) -> Job:
         splats=splats,
         finished=now,
         eta_seconds=None,
+        fraction=1.0,
+        job_eta_seconds=None,
+        measured=measured,
         message="done",
         cancel_requested=False,
     )
@@ -157,7 +182,20 @@ def retry(job: Job, now: float) -> Job:
     )
 
 
-_NO_PROGRESS: dict[str, Any] = {"stage": None, "step": 0, "total": 0, "eta_seconds": None}
+def require_ended(job: Job, event: str) -> None:
+    """Raises TransitionError while the job waits or runs."""
+    _require(job, event, FINAL)
+
+
+_NO_PROGRESS: dict[str, Any] = {
+    "stage": None,
+    "step": 0,
+    "total": 0,
+    "eta_seconds": None,
+    "fraction": 0.0,
+    "job_eta_seconds": None,
+    "preview": 0,
+}
 
 
 def _end(job: Job, state: str, error: str | None, now: float) -> Job:
@@ -167,6 +205,7 @@ def _end(job: Job, state: str, error: str | None, now: float) -> Job:
         error=error,
         finished=now,
         eta_seconds=None,
+        job_eta_seconds=None,
         message=error or "",
         cancel_requested=False,
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import faulthandler
 import json
 import os
@@ -19,7 +20,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from viewtime import pipeline
+from viewtime.estimate import Measured, measured_from_dict
 from viewtime.server.lock import LockedError, ProcessLock
+from viewtime.server.memory import Memory
+from viewtime_formats.atomic import atomic_path
 from viewtime_formats.errors import ViewtimeError
 
 PROGRESS_SECONDS = 0.2
@@ -80,13 +84,23 @@ class _Channel:
 
     def _outcome(self, order: dict[str, Any]) -> dict[str, Any]:
         job = order["job"]
+        previews = _Previews(Path(order["preview"]))
+        memory = Memory(order["memory_megabytes"])
+
+        def tell(progress: dict[str, Any]) -> None:
+            memory.check()
+            self._send({**progress, "preview": previews.count}, job)
+
         try:
+            memory.begin()
             result = pipeline.run(
                 order["capture"],
                 order["out"],
                 pipeline.options_from_dict(order["options"]),
-                on_progress=_Throttle(lambda progress: self._send(progress, job)),
+                on_progress=_Throttle(tell),
                 should_cancel=lambda: job in self._cancelled,
+                on_preview=previews.write,
+                history=[measured_from_dict(past) for past in order["history"]],
             )
         except pipeline.Cancelled:
             return {"event": "cancelled"}
@@ -96,7 +110,13 @@ class _Channel:
             traceback.print_exc()
             sys.stderr.flush()
             return {"event": "failed", "error": in_words(error)}
-        return {"event": "succeeded", "splats": str(result.splats)}
+        assert result.work is not None
+        measured = Measured(result.work, result.seconds, memory.most())
+        return {
+            "event": "succeeded",
+            "splats": str(result.splats),
+            "measured": dataclasses.asdict(measured),
+        }
 
     def _send(self, message: dict[str, Any], job: str) -> None:
         with self._lock:
@@ -141,8 +161,28 @@ class _Throttle:
                 "total": progress.total,
                 "message": progress.message,
                 "eta_seconds": progress.eta_seconds,
+                "fraction": progress.fraction,
+                "job_eta_seconds": progress.job_eta_seconds,
             }
         )
+
+
+class _Previews:
+    """Writes the latest picture of a job as NPY, uint8 (h, w, 3), and counts them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.count = path, 0
+
+    def write(self, picture: Any) -> None:
+        import numpy as np
+
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self._path) as part, open(part, "wb") as file:
+                np.save(file, picture, allow_pickle=False)
+        except OSError:
+            return  # a picture that cannot be shown is no reason to end a job
+        self.count += 1
 
 
 def lock_path(data: Path, device: str) -> Path:
