@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import bpy
 
-from . import native, quads
-from .ops import CLASSES, advice
+from . import engine, native, ops, quads
+from .ops import advice
+
+CLASSES = (*ops.CLASSES, *engine.CLASSES)
 
 __all__ = ["CLASSES", "advice", "apply"]
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import bpy
 from bpy.props import BoolProperty, FloatProperty, IntProperty, StringProperty
 
+from .display import DisplaySettings
+
 # Called with the object whenever a person (or a driver's owner) edits ob.viewtime.
 OBJECT_LISTENERS: list[Callable[[bpy.types.Object], None]] = []
 
@@ -18,7 +20,7 @@ def _object_changed(settings: ViewtimeObject, _context: bpy.types.Context) -> No
         listener(settings.id_data)
 
 
-class ViewtimeObject(bpy.types.PropertyGroup):
+class ViewtimeObject(DisplaySettings, bpy.types.PropertyGroup):
     """object.viewtime: which SplatSequence the object plays, and how it maps to the timeline."""
 
     folder: StringProperty(
