@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import viewtime_kernels.attention as attention_module
 from viewtime_kernels import (
+    parts,
     reference_attention,
     time_attention,
     view_attention,
@@ -114,7 +114,7 @@ def test_plain_products_serve_where_no_flash_kernel_does(monkeypatch):
     q, k, v, grad = random_qkv(grid, torch.float64)
     function = lambda *x: view_time_attention(*x, views=3, times=2)  # noqa: E731
     flash = with_gradients(function, q, k, v, grad)
-    monkeypatch.setattr(attention_module, "part_for", lambda x: Plain)
+    monkeypatch.setattr(parts, "part_for", lambda x: Plain)
     plain = with_gradients(function, q, k, v, grad)
     for a, b in zip(flash, plain):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
