@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from viewtime_formats import Gaussians, ViewtimeError
+from viewtime_formats.sh import rotate_sh
 
 # Blender composes matrices in float32; rotations of many turns keep about this much.
 _TOLERANCE = 1e-4
@@ -15,8 +16,8 @@ _TOLERANCE = 1e-4
 def moved(gaussians: Gaussians, world_from_object: np.ndarray, name: str) -> Gaussians:
     """Gaussians in world space. `name` is the object's, for the messages.
 
-    world_from_object: (4, 4). Raises ViewtimeError for a non-uniform scale, a mirror, and a
-    rotation of splats with view-dependent colour.
+    world_from_object: (4, 4). View-dependent colour turns with the splats. Raises ViewtimeError
+    for a non-uniform scale, a mirror, and a scale of zero.
     """
     matrix = np.asarray(world_from_object, np.float64)
     if np.array_equal(matrix, np.eye(4)):
@@ -33,17 +34,15 @@ def moved(gaussians: Gaussians, world_from_object: np.ndarray, name: str) -> Gau
         )
     if np.linalg.det(rotation) < 0:
         raise ViewtimeError(f"{name}: its scale is negative (a mirror); splats need it positive")
-    if gaussians.sh.shape[1] > 1 and np.abs(rotation - np.eye(3)).max() > _TOLERANCE:
-        raise ViewtimeError(
-            f"{name}: it is rotated and its splats have view-dependent colour (SH degree "
-            f"{gaussians.sh_degree}); export it unrotated"
-        )
+    sh = gaussians.sh
+    if sh.shape[1] > 1 and np.abs(rotation - np.eye(3)).max() > 1e-9:
+        sh = rotate_sh(sh, rotation)
     return Gaussians(
         means=(gaussians.means @ linear.T + offset).astype(np.float32),
         scales=(gaussians.scales * size).astype(np.float32),
         rotations=_turned(rotation_wxyz(rotation), gaussians.rotations).astype(np.float32),
         opacities=gaussians.opacities,
-        sh=gaussians.sh,
+        sh=sh,
     )
 
 
