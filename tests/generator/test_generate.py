@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch
 
 from viewtime.generator import Cancelled, GeneratorError, generate
 from viewtime.generator.codec import PixelCodec, WanCodec
+from viewtime.generator.conditioning import Conditions
+from viewtime.generator.generation import default_guidance, latent_preview
 from viewtime.generator.load import Generator, load_generator, save_generator
-from viewtime.generator.sampler import linear_schedule
+from viewtime.generator.sampler import linear_schedule, sample
 
 
 @pytest.fixture
@@ -90,9 +93,6 @@ def test_what_does_not_fit_is_refused_with_numbers(small, make_model, make_grid)
     grid, prior = make_grid()
     with pytest.raises(GeneratorError, match="steps is 0"):
         generate(small, grid, prior=prior, steps=0)
-    plain = Generator("plain", make_model(prior_features=0), PixelCodec())
-    with pytest.raises(GeneratorError, match="plain takes no prior"):
-        generate(plain, grid, prior=prior)
     grid.frames = grid.frames[:, :2]
     grid.known = grid.known[:, :2]
     with pytest.raises(GeneratorError, match=r"prior has frames \(3, 3, 3, 16, 16\)"):
@@ -170,14 +170,107 @@ def test_each_view_is_encoded_alone(wan_generator):
 
 def test_lengths_the_vae_would_cut_silently_are_refused(wan_generator, make_grid):
     grid, _ = make_grid(views=2, times=6, size=32)
-    with pytest.raises(GeneratorError, match="view 0 has 6 known .* 1 \\+ 4k|use 5 or 9"):
+    with pytest.raises(GeneratorError, match="6 frames per view .* use 5 or 9"):
         generate(wan_generator, grid, prior=None, steps=1)
     with pytest.raises(GeneratorError, match="6 frames per view .* use 5 or 9"):
         wan_generator.codec.encode(torch.rand(1, 6, 3, 16, 16))
+
+
+def test_a_moment_frozen_in_the_middle_of_a_clip_leads_and_is_not_kept(wan_generator, make_grid):
+    """The rule for latents that mix 4 frames: exact only where all frames so far are known."""
+    codec = wan_generator.codec
+    frames, known = torch.rand(3, 9, 3, 16, 16), torch.zeros(3, 9, dtype=torch.bool)
+    known[0] = True  # the fixed view
+    known[1, 6] = True  # a freeze-time frame within latent 2, which mixes frames 5 to 8
+    known[2, :7] = True  # frames 0 to 6: latents 0 and 1 are whole, latent 2 is not
+    latents, is_known, exact = codec.encode_known(frames, known)
+    assert is_known.tolist() == [[True] * 3, [False, False, True], [True] * 3]
+    assert exact.tolist() == [[True] * 3, [False] * 3, [True, True, False]]
+    assert torch.equal(latents[0], codec.encode(frames[:1])[0])
+    still = frames[1:2, 6:7].expand(1, 9, 3, 16, 16)
+    assert torch.equal(latents[1, 2], codec.encode(still)[0, 2])
+    assert torch.equal(latents[2, :2], codec.encode(frames[2:3, :5])[0])
+
     grid, _ = make_grid(views=2, times=5, size=32)
     grid.known[1] = [False, False, True, False, False]
-    with pytest.raises(GeneratorError, match="view 1 at time 2 .* put freeze-time .* at time 0"):
-        generate(wan_generator, grid, prior=None, steps=1)
+    made = generate(wan_generator, grid, prior=None, steps=1)
+    assert np.array_equal(made[grid.known], grid.frames[grid.known])  # pixels are always kept
+
+
+def test_a_budget_decides_how_many_views_go_through_the_vae_at_once(wan_generator):
+    codec = wan_generator.codec
+    assert codec.views_at_once(32, 32) == 1
+    codec.budget = 3 * codec.bytes_per_view(32, 32) + 1
+    assert codec.views_at_once(32, 32) == 3 and codec.views_at_once(64, 64) == 1
+    latents, calls = torch.randn(4, 2, 4, 4, 4), []
+    decode = codec.vae.decode
+    codec.vae.decode = lambda z: calls.append(len(z)) or decode(z)
+    together = codec.decode(latents)
+    assert calls == [3, 1]
+    codec.budget = None
+    torch.testing.assert_close(codec.decode(latents), together)
+
+
+def test_a_preview_of_latents_has_the_grid_of_the_latents_and_colours():
+    shown = latent_preview(torch.randn(2, 3, 16, 4, 6))
+    assert shown.shape == (2, 3, 3, 4, 6) and 0 <= shown.min() < shown.max() <= 1
+
+
+def test_pixels_of_a_prior_lead_a_model_that_takes_none(make_model, make_grid):
+    """Training-free: where the prior is valid, the frames stay near it; elsewhere they are free.
+
+    The model's velocity is zero, so that nothing else moves a pixel.
+    """
+    grid, prior = make_grid()
+    still = make_model(prior_features=0, prediction="velocity", zero_output=True)
+    plain = Generator("plain", still, PixelCodec())
+    led = generate(plain, grid, prior=prior, steps=8)
+    free = generate(plain, grid, prior=None, steps=8)
+    made = ~grid.known[:, :, None, None] & np.ones_like(prior.valid)
+    away_led, away_free = (np.abs(x - prior.frames).mean(axis=2) for x in (led, free))
+    assert away_led[made & prior.valid].mean() < 0.7 * away_free[made & prior.valid].mean()
+    assert away_led[made & ~prior.valid].mean() > 0.8 * away_free[made & ~prior.valid].mean()
+
+
+@pytest.mark.parametrize("solver", ["euler", "unipc"])
+def test_both_solvers_follow_a_straight_flow_to_its_end(make_model, solver):
+    """A model that knows the clean latents gives a constant velocity; any solver must get there."""
+    model = make_model(prior_features=0)
+    clean = torch.randn(1, 2, 2, 3, 16, 16)
+    model.predict = lambda x, t, conditions, **_: clean
+    known = torch.zeros(1, 2, 2, dtype=torch.bool)
+    conditions = Conditions(torch.zeros_like(clean), known, torch.zeros(1, 0, 16))
+    out = sample(model, conditions, torch.randn_like(clean), linear_schedule(4), solver=solver)
+    torch.testing.assert_close(out, clean, atol=2e-3, rtol=0)
+    with pytest.raises(GeneratorError, match="solver is 'heun', must be one of euler, unipc"):
+        sample(model, conditions, clean, [1.0], solver="heun")
+
+
+def test_guidance_moves_away_from_the_negative_text(make_model):
+    model = make_model(prior_features=0, prediction="velocity")
+    x = torch.randn(1, 2, 2, 3, 16, 16)
+    model.predict = lambda x, t, conditions, **_: x * 0 + conditions.text.mean()
+    known = torch.zeros(1, 2, 2, dtype=torch.bool)
+    conditions = Conditions(torch.zeros_like(x), known, torch.full((1, 4, 16), 2.0))
+    negative = torch.full((1, 4, 16), 1.0)
+    out = sample(model, conditions, x, [1.0], guidance=3.0, negative=negative)
+    torch.testing.assert_close(out, x - (1.0 + 3.0 * (2.0 - 1.0)))
+    with pytest.raises(GeneratorError, match="guidance is 3.0, which needs a negative text"):
+        sample(model, conditions, x, [1.0], guidance=3.0)
+
+
+def test_guidance_is_off_with_both_references_and_on_with_one(tmp_path):
+    known = np.zeros((3, 5), bool)
+    known[0] = True
+    told = SimpleNamespace(takes_text=True)
+    assert default_guidance(told, known) == 5.0
+    known[:, 0] = True
+    assert default_guidance(told, known) == 1.0
+    assert default_guidance(SimpleNamespace(takes_text=False), known[:1]) == 1.0
+
+
+def test_a_shifted_schedule_is_wans():
+    assert linear_schedule(4, shift=3.0) == pytest.approx([1.0, 0.9, 0.75, 0.5])
 
 
 def test_a_latent_is_as_valid_as_its_worst_pixel(wan_generator):

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """View-time attention inside a stock diffusers Wan transformer, as attention processors.
 
-Only how tokens see each other changes: the projections, norms and weights are the stock ones,
-and no parameter is ever added.
+Only how tokens see each other changes: the projections, norms and weights are the stock ones. The
+fused attention adds no parameter; which processors a model gets is said in `architectures`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from viewtime_kernels import view_time_attention
+from viewtime_kernels import time_attention, view_attention, view_time_attention
+
+if TYPE_CHECKING:
+    from viewtime.generator.positions import ViewEmbedding
 
 
 @dataclass
@@ -44,11 +48,47 @@ class TokenGrid:
         self.time_index = tuple(range(times)) if time_index is None else time_index
 
 
-class ViewTimeProcessor:
-    """Self-attention over row and column of the grid, for `block.attn1.set_processor`."""
+Attend = Callable[..., Tensor]
+"""(q, k, v, *, views, times) -> out, all (B, N, H, D): one of the three of viewtime_kernels."""
 
-    def __init__(self, grid: TokenGrid) -> None:
-        self.grid = grid
+
+def project(
+    attn: Any, hidden_states: Tensor, rotary_emb: tuple[Tensor, Tensor] | None, shift: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v, each (B, N, H, D), as the stock layer makes them of its tokens (B, N, C).
+
+    shift: (N, C), added to q and k before their rotation, or None (appendix B, Table S1).
+    """
+    if attn.fused_projections:
+        q, k, v = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+    else:
+        q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+    # RMS norm over all heads, before the split, in the dtype of its weight: torch has no fused
+    # form for mixed dtypes, which autocast would otherwise make here.
+    q = attn.norm_q(q.to(attn.norm_q.weight.dtype))
+    k = attn.norm_k(k.to(attn.norm_k.weight.dtype))
+    if shift is not None:
+        q, k = q + shift.to(q), k + shift.to(k)
+    q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, v))  # (B, N, H, D)
+    if rotary_emb is not None:
+        q, k = rotate(q, *rotary_emb), rotate(k, *rotary_emb)
+    return q.to(v.dtype), k.to(v.dtype), v
+
+
+class ViewTimeProcessor:
+    """Self-attention over the grid, for `block.attn1.set_processor`.
+
+    attend says who sees whom: `view_time_attention` (row and column, Eq. 1), `view_attention`
+    (the row) or `time_attention` (the column).
+    """
+
+    def __init__(
+        self,
+        grid: TokenGrid,
+        attend: Attend = view_time_attention,
+        view_embedding: ViewEmbedding | None = None,
+    ) -> None:
+        self.grid, self.attend, self.view_embedding = grid, attend, view_embedding
 
     def __call__(
         self,
@@ -59,21 +99,50 @@ class ViewTimeProcessor:
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """hidden_states: (B, N, C), tokens in (view, time, row, column) order. Returns the same."""
-        if attn.fused_projections:
-            q, k, v = attn.to_qkv(hidden_states).chunk(3, dim=-1)
-        else:
-            q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
-        # RMS norm over all heads, before the split, in the dtype of its weight: torch has no fused
-        # form for mixed dtypes, which autocast would otherwise make here.
-        q = attn.norm_q(q.to(attn.norm_q.weight.dtype))
-        k = attn.norm_k(k.to(attn.norm_k.weight.dtype))
-        q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, v))  # (B, N, H, D)
-        if rotary_emb is not None:
-            q, k = rotate(q, *rotary_emb), rotate(k, *rotary_emb)
-        q, k = q.to(v.dtype), k.to(v.dtype)
-        out = view_time_attention(q, k, v, views=self.grid.views, times=self.grid.times)
+        shift = _shift(self.view_embedding, self.grid, hidden_states)
+        q, k, v = project(attn, hidden_states, rotary_emb, shift)
+        out = self.attend(q, k, v, views=self.grid.views, times=self.grid.times)  # (B, N, H, D)
         out = out.flatten(2).type_as(hidden_states)
         return attn.to_out[1](attn.to_out[0](out))
+
+
+class ParallelProcessor:
+    """The parallel architecture of Fig. 3b: rows and columns each in a branch of their own, then
+    put together by `synchronise(rows, columns)`, both (B, N, C)."""
+
+    def __init__(
+        self,
+        grid: TokenGrid,
+        synchronise: Callable[[Tensor, Tensor], Tensor],
+        view_embedding: ViewEmbedding | None = None,
+    ) -> None:
+        self.grid, self.synchronise, self.view_embedding = grid, synchronise, view_embedding
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """hidden_states: (B, N, C), tokens in (view, time, row, column) order. Returns the same."""
+        shift = _shift(self.view_embedding, self.grid, hidden_states)
+        q, k, v = project(attn, hidden_states, rotary_emb, shift)
+        branches = []
+        for attend in (view_attention, time_attention):
+            out = attend(q, k, v, views=self.grid.views, times=self.grid.times)
+            out = out.flatten(2).type_as(hidden_states)
+            branches.append(attn.to_out[1](attn.to_out[0](out)))  # (B, N, C)
+        return self.synchronise(*branches)
+
+
+def _shift(embedding: ViewEmbedding | None, grid: TokenGrid, tokens: Tensor) -> Tensor | None:
+    """The view embedding of every token (N, C), None without one."""
+    if embedding is None:
+        return None
+    per_view = tokens.shape[1] // grid.views
+    return embedding(grid.view_index).repeat_interleave(per_view, dim=0)
 
 
 class TextProcessor:

@@ -18,9 +18,14 @@ class Conditions:
     """The conditions of one batch of grids, as latents.
 
     reference: (B, V, T, C, h, w), read where known. known: (B, V, T) bool.
+    exact: (B, V, T) bool, which of the known cells hold their very latents; None means all. The
+    others (a frozen moment in the middle of a clip, see `codec`) tell the model what to make, and
+    are made like any other cell.
     prior: (B, V, T, C, h, w) or None; known cells hold the reference. maps: (B, V, T, M, h, w)
     float in [0, 1] about the prior, None exactly when prior is; the first says where it is valid,
     the others where its pixels come from (see `viewtime.generator.generation.prior_maps`).
+    kept: (B, V, T, 1, h, w) bool or None, where reprojected pixels lead a model that takes no
+    prior; kept_latents: their latents (B, V, T, C, h, w). See `sampler`.
     text: (B, L, text_dim), L may be 0.
     """
 
@@ -29,6 +34,13 @@ class Conditions:
     text: Tensor
     prior: Tensor | None = None
     maps: Tensor | None = None
+    exact: Tensor | None = None
+    kept: Tensor | None = None
+    kept_latents: Tensor | None = None
+
+    @property
+    def exactly_known(self) -> Tensor:
+        return self.known if self.exact is None else self.known & self.exact
 
     def without_prior(self) -> Conditions:
         return replace(self, prior=None, maps=None)

@@ -7,6 +7,7 @@ Known cells come back exactly as given; nothing is read from or written to disk.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,20 +33,31 @@ def generate(
     prior: Prior | None,
     steps: int = 4,
     seed: int = 0,
+    guidance: float | None = None,
+    prompt: str = "",
+    negative_prompt: str = "",
+    solver: str = "euler",
+    shift: float = 1.0,
     on_step: Preview | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> np.ndarray:
     """All frames of the grid, (V, T, 3, H, W) float32 in [0, 1].
 
-    prior: frames and validity for the unseen cells, or None. on_step(step, steps, frames) gets
-    what the grid would be if sampling ended there (None when that would cost a VAE decoding).
+    prior: frames and validity for the unseen cells, or None. Where the model was not made to take
+    one, the prior's pixels lead it by latent replacement (see `sampler.keep_pixels`).
+    prompt, negative_prompt: see `text`; guidance: of the prompt, None as `default_guidance` has it.
+    solver, shift: see `sampler`. on_step(step, steps, frames) gets what the grid would be if
+    sampling ended there, (V, T, 3, H, W); a cheap look at the latents where there is a VAE.
     With a prior, no more steps are taken than the model's `steps_with_prior`.
     The same seed gives the same frames on one device.
     Raises GeneratorError where grid and model do not fit, Cancelled soon after should_cancel().
     """
     most = generator.model.config.steps_with_prior if prior is not None else 0
-    schedule = linear_schedule(min(steps, most) if most else steps)
-    conditions = make_conditions(generator, grid, prior)
+    schedule = linear_schedule(min(steps, most) if most else steps, shift)
+    if guidance is None:
+        guidance = default_guidance(generator, grid.known)
+    texts = generator.encode_text([prompt] if guidance == 1 else [prompt, negative_prompt])
+    conditions = make_conditions(generator, grid, prior, texts[:1])
     noise = torch.randn(
         conditions.reference.shape, generator=torch.Generator().manual_seed(seed)
     ).to(generator.device)
@@ -57,17 +69,53 @@ def generate(
         return frames
 
     def report(step: int, total: int, latents: Tensor) -> None:
-        if on_step is not None:
-            on_step(step, total, frames_of(latents) if codec.spatial == 1 else None)
+        if on_step is None:
+            return
+        if codec.spatial == 1:
+            on_step(step, total, frames_of(latents))
+        else:
+            on_step(step, total, latent_preview(latents[0]))
 
     latents = sample(
-        generator.model, conditions, noise, schedule, on_step=report, should_cancel=should_cancel
-    )
+        generator.model, conditions, noise, schedule, solver=solver, guidance=guidance,
+        negative=texts[1:] if guidance != 1 else None, on_step=report, should_cancel=should_cancel,
+    )  # fmt: skip
     return frames_of(latents)
 
 
-def make_conditions(generator: Generator, grid: FrameGrid, prior: Prior | None) -> Conditions:
-    """References, prior and text of one grid as latents, with a batch axis of 1."""
+def default_guidance(generator: Generator, known: np.ndarray) -> float:
+    """1 (none) with both references, where it hardly helps, 5 with one or none (appendix B).
+
+    known: (V, T). Also 1 for a model without a text encoder, which has nothing to be guided by.
+    """
+    if not generator.takes_text:
+        return 1.0
+    both = bool(known.all(axis=0).any() and known.all(axis=1).any())
+    return 1.0 if both else 5.0
+
+
+def latent_preview(latents: Tensor) -> np.ndarray:
+    """A rough look at latents (V, T', C, h, w): (V, T', 3, h, w) in [0, 1], no decoding.
+
+    The three directions in which the latents differ most, as colours; shapes can be made out,
+    the colours mean nothing.
+    """
+    flat = latents.float().cpu().movedim(2, -1).flatten(0, -2)  # (cells, C)
+    flat = flat - flat.mean(dim=0)
+    _, _, axes = torch.linalg.svd(flat[:: max(1, len(flat) // 4096)], full_matrices=False)
+    shown = flat @ axes[:3].T
+    shown = (0.5 + shown / (4 * shown.std().clamp_min(1e-6))).clamp(0, 1)
+    views, times, _, height, width = latents.shape
+    return shown.unflatten(0, (views, times, height, width)).movedim(-1, 2).numpy()
+
+
+def make_conditions(
+    generator: Generator, grid: FrameGrid, prior: Prior | None, text: Tensor | None = None
+) -> Conditions:
+    """References, prior and text of one grid as latents, with a batch axis of 1.
+
+    text: (1, L, text_dim); None means that of no prompt.
+    """
     views, times, _, height, width = grid.frames.shape
     rows, columns = generator.frame_multiple
     if height % rows or width % columns:
@@ -76,17 +124,15 @@ def make_conditions(generator: Generator, grid: FrameGrid, prior: Prior | None) 
             f"frames of {width} x {height} px do not fit the generator, whose frames are multiples "
             f"of {columns} x {rows}: use {near}"
         )
-    if prior is not None and not generator.takes_prior:
-        raise GeneratorError(f"{generator.name} takes no prior: generate without one")
     codec, device = generator.codec, generator.device
     frames = torch.from_numpy(np.asarray(grid.frames, dtype=np.float32)).to(device)
     known = torch.from_numpy(np.asarray(grid.known)).to(device)
-    reference, known_latents = codec.encode_known(frames, known)
-    config = generator.model.transformer.config
+    reference, known_latents, exact = codec.encode_known(frames, known)
     conditions = Conditions(
         reference=reference[None],
         known=known_latents[None],
-        text=torch.zeros(1, generator.model.config.text_tokens, config.text_dim, device=device),
+        exact=exact[None],
+        text=generator.encode_text([""]) if text is None else text,
     )
     if prior is None:
         return conditions
@@ -97,17 +143,13 @@ def make_conditions(generator: Generator, grid: FrameGrid, prior: Prior | None) 
     prior_frames = torch.from_numpy(np.asarray(prior.frames, dtype=np.float32)).to(device)
     prior_frames[known] = frames[known]
     maps = torch.from_numpy(prior_maps(prior.valid, prior.source, grid.known)).to(device)
-    return Conditions(
-        reference=conditions.reference,
-        known=conditions.known,
-        text=conditions.text,
-        prior=torch.where(
-            conditions.known[..., None, None, None],
-            conditions.reference,
-            codec.encode(prior_frames)[None],
-        ),
-        maps=codec.shrink(maps)[None],
-    )
+    shrunk = codec.shrink(maps)[None]
+    latents = codec.encode(prior_frames)[None]
+    if not generator.takes_prior:
+        return replace(conditions, kept=shrunk[:, :, :, :1] > 0.5, kept_latents=latents)
+    given = conditions.exactly_known[..., None, None, None]
+    latents = torch.where(given, conditions.reference, latents)
+    return replace(conditions, prior=latents, maps=shrunk)
 
 
 def prior_maps(valid: np.ndarray, source: np.ndarray, known: np.ndarray) -> np.ndarray:

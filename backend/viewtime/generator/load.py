@@ -2,8 +2,8 @@
 """Generators from and to folders in diffusers' layout: safetensors only, never a pickle.
 
 A folder has transformer/ (WanTransformer3DModel), optionally vae/ (AutoencoderKLWan; without it
-latents are pixels), and optionally what is ours: config.json and prior_embedding.safetensors.
-Nothing is ever downloaded.
+latents are pixels), text_encoder/ and tokenizer/ (UMT5), and optionally what is ours: config.json,
+prior_embedding.safetensors and added.safetensors. Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from viewtime.generator.codec import Codec, PixelCodec, WanCodec
 from viewtime.generator.errors import GeneratorError
@@ -28,11 +29,34 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Generator:
-    """A model with the codec it was made for. frame_multiple: what H and W must be multiples of."""
+    """A model with the codec and the text encoder it was made for.
+
+    folder: where it was read from. frame_multiple: what H and W must be multiples of.
+    """
 
     name: str
     model: ViewTimeTransformer
     codec: Codec
+    folder: Path | None = None
+
+    @property
+    def takes_text(self) -> bool:
+        return self.folder is not None and (self.folder / "text_encoder").is_dir()
+
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """(B, L, text_dim). The text encoder is loaded for this and dropped at once.
+
+        Without a text encoder (the bundled model has none) every prompt is the empty one.
+        """
+        from viewtime.generator.text import encode_prompts
+
+        config = self.model.transformer.config
+        if self.takes_text:
+            assert self.folder is not None
+            return encode_prompts(self.folder, prompts, self.device)
+        return torch.zeros(
+            len(prompts), self.model.config.text_tokens, config.text_dim, device=self.device
+        )
 
     @property
     def takes_prior(self) -> bool:
@@ -49,9 +73,17 @@ class Generator:
 
 
 def load_generator(
-    name_or_path: str | Path = "bundled", *, device: str | torch.device = "cpu"
+    name_or_path: str | Path = "bundled",
+    *,
+    device: str | torch.device = "cpu",
+    config: GeneratorConfig | None = None,
+    vae_budget: int | None = None,
+    vae_tiling: bool = False,
 ) -> Generator:
     """Load a generator. "bundled" is the small one that comes with Viewtime.
+
+    config: what to make of a stock checkpoint; None takes the folder's own, or the fused default.
+    vae_budget, vae_tiling: see `WanCodec`.
 
     Weights become float32 on the CPU, bfloat16 elsewhere (but for what Wan keeps in float32).
     Raises GeneratorError when the folder is not a generator or holds unsafe or unfit weights.
@@ -62,7 +94,7 @@ def load_generator(
     device = torch.device(device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     _require_weights(folder / "transformer")
-    config = _read_config(folder / "config.json")
+    config = _read_config(folder / "config.json") if config is None else config
     options: dict[str, Any] = dict(use_safetensors=True, local_files_only=True, torch_dtype=dtype)
     try:
         transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", **options)
@@ -73,7 +105,9 @@ def load_generator(
             vae = AutoencoderKLWan.from_pretrained(folder / "vae", **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise GeneratorError(f"{folder}: {str(error).splitlines()[0]}") from error
-    codec: Codec = PixelCodec() if vae is None else WanCodec(vae.to(device).eval())
+    codec: Codec = PixelCodec()
+    if vae is not None:
+        codec = WanCodec(vae.to(device).eval(), budget=vae_budget, tiling=vae_tiling)
     wanted = transformer.config.in_channels
     if wanted != codec.channels or transformer.config.out_channels != codec.channels:
         raise GeneratorError(
@@ -83,7 +117,10 @@ def load_generator(
     model = ViewTimeTransformer(transformer, config)
     if model.prior_embedding is not None:
         _load_prior_embedding(model.prior_embedding, folder / "prior_embedding.safetensors")
-    return Generator(folder.name, model.to(device).eval(), codec)
+    added = _added_parts(model)
+    if added:
+        _load_added(model, folder / "added.safetensors")
+    return Generator(folder.name, model.to(device).eval(), codec, folder)
 
 
 def save_generator(
@@ -104,6 +141,13 @@ def save_generator(
     if model.prior_embedding is not None:
         embedding = {k: x.detach().to(dtype) for k, x in model.prior_embedding.state_dict().items()}
         save_file(embedding, folder / "prior_embedding.safetensors")
+    added = {
+        f"{name}.{key}": x.detach().to(dtype).contiguous()
+        for name, module in _added_parts(model).items()
+        for key, x in module.state_dict().items()
+    }
+    if added:
+        save_file(added, folder / "added.safetensors")
     values = {"format": FORMAT, "version": VERSION, **model.config.to_dict()}
     write_json(folder / "config.json", values)
 
@@ -130,6 +174,34 @@ def _require_weights(folder: Path) -> None:
         )
     if not any(folder.glob("*.safetensors")):
         raise GeneratorError(f"{folder}: no .safetensors weights (other formats are not read)")
+
+
+def _added_parts(model: ViewTimeTransformer) -> dict[str, torch.nn.Module]:
+    """What an architecture or a position embedding adds to the stock weights, by name."""
+    parts: dict[str, torch.nn.Module] = {}
+    if len(model.added_layers):
+        parts["added_layers"] = model.added_layers
+    if model.view_embedding is not None:
+        parts["view_embedding"] = model.view_embedding
+    return parts
+
+
+def _load_added(model: ViewTimeTransformer, path: Path) -> None:
+    """Fill what is added. A stock checkpoint has no such file: what is added then starts fresh."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        return
+    try:
+        state = {k: x.float() for k, x in load_file(path).items()}
+        for name, module in _added_parts(model).items():
+            prefix = f"{name}."
+            module.load_state_dict(
+                {k.removeprefix(prefix): x for k, x in state.items() if k.startswith(prefix)}
+            )
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise GeneratorError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def _load_prior_embedding(module: torch.nn.Module, path: Path) -> None:

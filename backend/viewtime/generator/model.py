@@ -14,18 +14,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from viewtime.generator.attention import TextProcessor, TokenGrid, ViewTimeProcessor
+from viewtime.generator.architectures import ARCHITECTURES, install
+from viewtime.generator.attention import TextProcessor, TokenGrid
 from viewtime.generator.conditioning import Conditions, PriorEmbedding, from_video, to_video
 from viewtime.generator.errors import GeneratorError
-from viewtime.generator.positions import ViewTimePositions
+from viewtime.generator.positions import POSITIONS, ViewEmbedding, ViewTimePositions
 
 PREDICTIONS = ("velocity", "sample")
+REFERENCES = ("added", "clean")
 
 
 @dataclass(frozen=True)
 class GeneratorConfig:
     """What a generator is beyond its transformer's own config.
 
+    architecture: how tokens see each other, one of ARCHITECTURES (Fig. 3). positions: how view
+      and time enter the rotary table, one of POSITIONS (appendix B).
+    references: "added" adds the references' patch embeddings to those of the noised latents
+      (section 3.1); "clean" puts exact references themselves in their place and marks their tokens
+      as free of noise, for checkpoints that were trained with a timestep per token (TI2V-5B).
     prediction: "velocity" for stock checkpoints; "sample" where the transformer gives the clean
       latents, as a correction of the prior when there is one (at a transformer output of zero the
       model then is its prior), from which the velocity follows.
@@ -39,6 +46,9 @@ class GeneratorConfig:
       model's first guess is its best: later steps take its own errors for truth.
     """
 
+    architecture: str = "fused"
+    positions: str = "flat"
+    references: str = "added"
     prediction: str = "velocity"
     prior_features: int = 0
     prior_maps: int = 3
@@ -51,10 +61,16 @@ class GeneratorConfig:
     steps_with_prior: int = 0
 
     def __post_init__(self) -> None:
-        if self.prediction not in PREDICTIONS:
-            raise GeneratorError(
-                f"prediction is {self.prediction!r}, must be one of {', '.join(PREDICTIONS)}"
-            )
+        for name, allowed in (
+            ("architecture", ARCHITECTURES),
+            ("positions", POSITIONS),
+            ("references", REFERENCES),
+            ("prediction", PREDICTIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise GeneratorError(
+                    f"{name} is {getattr(self, name)!r}, must be one of {', '.join(allowed)}"
+                )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GeneratorConfig:
@@ -87,9 +103,14 @@ class ViewTimeTransformer(nn.Module):
             else None
         )
 
-        transformer.rope = ViewTimePositions(transformer.rope, self.grid, config.t_max)
+        self.view_embedding = ViewEmbedding(width) if config.positions == "learned" else None
+        transformer.rope = ViewTimePositions(
+            transformer.rope, self.grid, config.t_max, config.positions
+        )
+        self.added_layers = install(
+            transformer, config.architecture, self.grid, self.view_embedding
+        )
         for block in transformer.blocks:
-            block.attn1.set_processor(ViewTimeProcessor(self.grid))
             block.attn2.set_processor(TextProcessor(block.attn2.processor))
         self._conditions: Conditions | None = None
         self._features: Tensor | None = None
@@ -117,6 +138,17 @@ class ViewTimeTransformer(nn.Module):
         t = t.clamp_min(self.config.t_floor).view(-1, 1, 1, 1, 1, 1)
         return (x - clean_or_velocity) / t
 
+    def velocity(self, x: Tensor, t: Tensor, conditions: Conditions, *, cache: str) -> Tensor:
+        """`forward` in float32, for a sampler. cache: a name for this kind of call, by which a
+        cache that diffusers keeps over the steps (if one is enabled) tells them apart."""
+        with self.transformer.cache_context(cache):
+            return self(x, t, conditions).float()
+
+    def forget_cache(self) -> None:
+        """Drop what a cache over the steps may still hold of an earlier sampling."""
+        if self.transformer.is_cache_enabled:
+            self.transformer._reset_stateful_cache()
+
     def predict(
         self,
         x: Tensor,
@@ -135,10 +167,15 @@ class ViewTimeTransformer(nn.Module):
             )
         self.grid.set(views, times, view_index, time_index)
         self._conditions, self._features = conditions, None
+        timestep = t * 1000
+        if self.config.references == "clean":
+            exact = conditions.exactly_known
+            x = torch.where(exact[..., None, None, None], conditions.reference.to(x), x)
+            timestep = self._timestep_per_token(timestep, exact, height, width)
         try:
             out = self.transformer(
                 hidden_states=to_video(x),
-                timestep=t * 1000,
+                timestep=timestep,
                 encoder_hidden_states=conditions.text,
                 return_dict=False,
             )[0]
@@ -152,6 +189,13 @@ class ViewTimeTransformer(nn.Module):
         clean = out if conditions.prior is None else conditions.prior + out
         return clean.clamp(-self.config.clip, self.config.clip) if self._clips else clean
 
+    def _timestep_per_token(self, timestep: Tensor, exact: Tensor, h: int, w: int) -> Tensor:
+        """timestep (B,), and 0 for the tokens of exact cells (B, V, T): (B, N)."""
+        per_cell = torch.where(exact, torch.zeros_like(timestep)[:, None, None],
+                               timestep[:, None, None])  # (B, V, T)  # fmt: skip
+        tokens = (h // self.patch_size[1]) * (w // self.patch_size[2])
+        return per_cell.flatten(1).repeat_interleave(tokens, dim=1)
+
     @property
     def _clips(self) -> bool:
         return self.config.clip > 0 and not self.training
@@ -161,8 +205,11 @@ class ViewTimeTransformer(nn.Module):
         conditions = self._conditions
         if conditions is None:
             return tokens
-        if conditions.known.any():
-            mask = conditions.known.flatten(1)[:, None, :, None, None]  # (B, 1, V*T, 1, 1)
+        added = conditions.known
+        if self.config.references == "clean":
+            added = added & ~conditions.exactly_known
+        if added.any():
+            mask = added.flatten(1)[:, None, :, None, None]  # (B, 1, V*T, 1, 1)
             reference = to_video(conditions.reference)
             # Not embed(reference): that would come back to this hook.
             embedded = nn.functional.conv3d(
