@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import bpy
-from bpy.props import StringProperty
+from bpy.props import IntProperty, StringProperty
 
 PYTHON_VARIABLE = "VIEWTIME_BACKEND_PYTHON"
 
@@ -28,6 +28,15 @@ class ViewtimePreferences(bpy.types.AddonPreferences):
         subtype="DIR_PATH",
     )
 
+    prefetch_megabytes: IntProperty(
+        name="Read ahead",
+        description="Memory (MB) for steps of splat sequences that are read before the timeline "
+        "reaches them; 0 reads each step when it is shown",
+        default=512,
+        min=0,
+        soft_max=8192,
+    )
+
     def draw(self, _context: bpy.types.Context) -> None:
         column = self.layout.column()
         column.prop(self, "backend_python")
@@ -41,6 +50,7 @@ class ViewtimePreferences(bpy.types.AddonPreferences):
                 icon="INFO" if from_environment else "ERROR",
             )
         column.prop(self, "data_dir")
+        column.prop(self, "prefetch_megabytes")
 
 
 def preferences() -> ViewtimePreferences:
@@ -51,6 +61,11 @@ def backend_python() -> str:
     """Path of the backend's interpreter: the preference, else the environment, else ''."""
     chosen = preferences().backend_python or os.environ.get(PYTHON_VARIABLE, "")
     return bpy.path.abspath(chosen) if chosen else ""
+
+
+def prefetch_bytes() -> int:
+    """Memory for steps that are read ahead of the timeline, in bytes."""
+    return preferences().prefetch_megabytes << 20
 
 
 def data_dir(*, create: bool = True) -> Path:

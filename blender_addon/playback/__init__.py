@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from .. import properties
 from . import handlers
+from .folders import absolute_folder
 from .handlers import refresh_all
 from .ops import CLASSES
-from .sequence_object import absolute_folder, message, open_sequence, sequences, timing
+from .sequence_object import message, open_sequence, sequences, timing
 
 __all__ = [
     "CLASSES",

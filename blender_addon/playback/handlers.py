@@ -1,105 +1,102 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Follows the timeline, files being opened and files being saved, for every sequence object.
-It never lets an exception reach Blender, and never writes splats into the .blend."""
+"""Follows the timeline, drivers and files being opened, for every sequence object.
+It never lets an exception reach Blender; what happens at saving is in saving.py."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import bpy
 from bpy.app.handlers import persistent
 
-from . import sequence_object
-
-# While a file is being written: the clouds kept aside and the folders as absolute paths, by
-# session identity. Empty at any other time.
-_aside: dict[int, bpy.types.PointCloud] = {}
-_folders: dict[int, Path] = {}
+from . import cloud, saving, sequence_object
 
 
 def refresh_all() -> None:
     """Bring every sequence object to the current frame (a job wrote more, a file was opened)."""
     for scene in bpy.data.scenes:
-        for ob in list(sequence_object.sequences()):
-            if scene.objects.get(ob.name) == ob:
-                sequence_object.refresh(ob, scene.frame_float)
+        _play_still(scene)
+        moving = [ob for ob in _of(scene) if sequence_object.is_animated(ob)]
+        if moving:
+            layer = scene.view_layers[0]
+            layer.update()
+            _play_moving(scene, layer.depsgraph)
 
 
 def object_changed(ob: bpy.types.Object) -> None:
     """A person edited ob.viewtime. Quiet while saving, where only the path's spelling changes."""
-    if ob.type == "POINTCLOUD" and not _folders:
-        sequence_object.refresh(ob, bpy.context.scene.frame_float)
+    if ob.type == "POINTCLOUD" and not saving.is_saving():
+        sequence_object.refresh(ob, bpy.context.scene)
+
+
+def _of(scene: bpy.types.Scene) -> list[bpy.types.Object]:
+    """The sequence objects that the scene may show: its own, and those that only instances do."""
+    shown = {scene}
+    while (background := scene.background_set) is not None and background not in shown:
+        scene = background
+        shown.add(scene)
+    return [
+        ob
+        for ob in sequence_object.sequences()
+        if not (scenes := set(ob.users_scene)) or scenes & shown
+    ]
+
+
+def _play_still(scene: bpy.types.Scene) -> None:
+    for ob in _of(scene):
+        if not sequence_object.is_animated(ob):
+            sequence_object.refresh(ob, scene)
+
+
+def _play_moving(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
+    for ob in _of(scene):
+        if sequence_object.is_animated(ob):
+            sequence_object.refresh(ob, scene, ob.evaluated_get(depsgraph))
 
 
 @persistent
-def _frame_change(scene: bpy.types.Scene, _depsgraph: object = None) -> None:
+def _before_frame(scene: bpy.types.Scene, _depsgraph: object = None) -> None:
     # Renders with motion blur come here with the frame before and a subframe: both count.
-    for ob in list(sequence_object.sequences()):
-        sequence_object.refresh(ob, scene.frame_float)
+    # Animation is not evaluated yet: whom it concerns has its turn after the frame.
+    _play_still(scene)
+
+
+@persistent
+def _after_frame(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph | None = None) -> None:
+    # Blender evaluates again what is changed here, in renders too.
+    if depsgraph is not None:
+        _play_moving(scene, depsgraph)
+
+
+@persistent
+def _after_update(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph | None = None) -> None:
+    """Drivers follow other objects without any change of the frame."""
+    if depsgraph is None or not bpy.data.pointclouds:
+        return
+    driven = {
+        update.id.original.name
+        for update in depsgraph.updates
+        if isinstance(update.id, bpy.types.Object) and update.id.type == "POINTCLOUD"
+    }
+    for ob in sequence_object.sequences() if driven else ():
+        if ob.name in driven and ob.animation_data and ob.animation_data.drivers:
+            sequence_object.refresh(ob, scene, ob.evaluated_get(depsgraph))
 
 
 @persistent
 def _load(_path: str = "", _more: object = None) -> None:
-    sequence_object.reader.forget()
-    _aside.clear()
-    _folders.clear()
+    sequence_object.forget()
+    saving.forget()
     refresh_all()
 
 
-@persistent
-def _before_save(path: str = "", _more: object = None) -> None:
-    """Keep splats out of the file, and spell folders relative to where it is going."""
-    target = path or bpy.data.filepath
-    # A linked object belongs to another file, which this one does not write.
-    own = [ob for ob in sequence_object.sequences() if ob.library is None]
-    for ob in own:
-        if sequence_object.home(ob) is None:
-            _folders[ob.session_uid] = sequence_object.absolute_folder(ob)
-    for ob in own:
-        if ob.session_uid in _folders:
-            ob.viewtime.folder = sequence_object.stored_folder(_folders[ob.session_uid], target)
-        if ob.data.library is None and not ob.data.use_fake_user:
-            _aside[ob.session_uid] = ob.data
-            ob.data = _empty_twin(ob.data)
-
-
-@persistent
-def _after_save(_path: str = "", _more: object = None) -> None:
-    """Undo _before_save in memory; after Save Copy the open file is still the old one."""
-    for ob in list(sequence_object.sequences()):
-        full = _aside.pop(ob.session_uid, None)
-        if full is not None:
-            empty = ob.data
-            ob.data = full
-            if empty.users == 0:
-                name = empty.name
-                bpy.data.pointclouds.remove(empty)
-                full.name = name
-        folder = _folders.get(ob.session_uid)
-        if folder is not None:
-            ob.viewtime.folder = sequence_object.stored_folder(folder, bpy.data.filepath)
-    _aside.clear()
-    _folders.clear()
-
-
-def _empty_twin(full: bpy.types.PointCloud) -> bpy.types.PointCloud:
-    """A cloud without points that takes the name and the materials of `full`, for the file."""
-    name = full.name
-    full.name = f"{name} (in memory)"
-    empty = bpy.data.pointclouds.new(name)
-    for material in full.materials:
-        empty.materials.append(material)
-    if hasattr(full, "type"):
-        empty.type = full.type
-    return empty
-
-
 _HANDLERS = (
-    ("frame_change_pre", _frame_change),
+    ("frame_change_pre", _before_frame),
+    ("frame_change_post", _after_frame),
+    ("depsgraph_update_post", _after_update),
     ("load_post", _load),
-    ("save_pre", _before_save),
-    ("save_post", _after_save),
-    ("save_post_fail", _after_save),
+    ("blend_import_post", saving.after_import),
+    ("save_pre", saving.before_save),
+    ("save_post", saving.after_save),
+    ("save_post_fail", saving.after_save),
 )
 
 
@@ -129,4 +126,7 @@ def unregister() -> None:
         handlers = getattr(bpy.app.handlers, name)
         if function in handlers:
             handlers.remove(function)
-    sequence_object.reader.forget()
+    sequence_object.ahead.stop()
+    sequence_object.forget()
+    if _file_is_there():
+        cloud.drop_spares()

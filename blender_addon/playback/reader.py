@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Reads sequences and steps from disk into buffers that Blender's foreach_set takes at full speed.
-It never touches bpy, and never keeps a step: only the index of each sequence stays in memory."""
+It never touches bpy, and never keeps a step: only the index of each sequence stays in memory.
+Steps may be read from any thread; sequences are opened by the main thread alone."""
 
 from __future__ import annotations
 
@@ -34,24 +35,45 @@ class CloudArrays:
     def __len__(self) -> int:
         return len(self.position)
 
+    @property
+    def nbytes(self) -> int:
+        return step_bytes(len(self), 1 + len(self.rest))
+
+
+def step_bytes(count: int, coefficients: int) -> int:
+    """Bytes of CloudArrays with `count` Gaussians of `coefficients` (K) per channel."""
+    return 4 * count * (3 + 3 + 4 + 4 + 3 * (coefficients - 1))
+
 
 def _native(array: np.ndarray) -> np.ndarray:
     contiguous = np.ascontiguousarray(array, dtype=np.float32)
     return np.asarray(contiguous).view(np.ndarray).view(np.dtype("f"))
 
 
-def cloud_arrays(gaussians: Gaussians) -> CloudArrays:
-    """Lay out one step of (N) Gaussians for a point cloud."""
+def cloud_arrays(gaussians: Gaussians, *, copy: bool = False) -> CloudArrays:
+    """Lay out one step of (N) Gaussians for a point cloud.
+
+    copy: take everything off the memory map, so that nothing is read from the disk later.
+    """
     base = np.empty((len(gaussians), 4), np.float32)
     base[:, :3] = gaussians.sh[:, 0]
     base[:, 3] = gaussians.opacities
+    take = np.array if copy else np.asarray
     return CloudArrays(
-        position=_native(gaussians.means),
+        position=_native(take(gaussians.means)),
         scale=_native(np.maximum(gaussians.scales, np.float32(MINIMUM_SCALE))),
-        rotation=_native(gaussians.rotations),
+        rotation=_native(take(gaussians.rotations)),
         base=base,
         rest=tuple(_native(gaussians.sh[:, k]) for k in range(1, gaussians.sh.shape[1])),
     )
+
+
+def read_step(sequence: SplatSequence, step: int, *, copy: bool = False) -> CloudArrays:
+    """Step `step` of an opened sequence; raises SequenceError when the file is damaged."""
+    try:
+        return cloud_arrays(sequence.step(step), copy=copy)
+    except OSError as error:
+        raise SequenceError(f"step {step} cannot be read: {error}") from error
 
 
 class SequenceReader:
@@ -81,13 +103,6 @@ class SequenceReader:
             known = (stamp, read_sequence(folder))
             self._open[folder] = known
         return known[1]
-
-    def read(self, sequence: SplatSequence, step: int) -> CloudArrays:
-        """Step `step` of an opened sequence; raises SequenceError when the file is damaged."""
-        try:
-            return cloud_arrays(sequence.step(step))
-        except OSError as error:
-            raise SequenceError(f"step {step} cannot be read: {error}") from error
 
     def forget(self) -> None:
         """Close everything (another file was loaded, or the add-on goes)."""

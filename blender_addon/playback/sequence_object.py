@@ -5,7 +5,6 @@ frame change, and shows what is wrong as a line on the object instead."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +12,24 @@ import bpy
 
 from viewtime_formats import SequenceError, SplatSequence, ViewtimeError
 
+from .. import preferences
 from . import cloud
-from .frames import Timing, existing_step
-from .reader import SequenceReader
+from .folders import absolute_folder, moved_with_library, stored_folder
+from .frames import Course, Timing, existing_step
+from .prefetch import Prefetch, Wanted
+from .reader import SequenceReader, read_step
 
 # What is wrong with the sequence, in one line, on the object; absent when all is well.
 MESSAGE = "viewtime_message"
-# Which step a cloud holds ("sequence:step"), on the cloud: it follows undo and copies.
-_HELD = "viewtime_step"
+# On the cloud that a linked object is lent: the one it has in its own file.
+LENT_FOR = "viewtime_linked"
+# Steps to read ahead for each object, as far as the memory budget goes.
+_DEPTH = 8
 
+# None of these outlives the open file: see forget().
 reader = SequenceReader()
+ahead = Prefetch()
+_courses: dict[int, Course] = {}
 
 
 def sequences() -> Iterator[bpy.types.Object]:
@@ -32,49 +39,29 @@ def sequences() -> Iterator[bpy.types.Object]:
             yield ob
 
 
+def is_animated(ob: bpy.types.Object) -> bool:
+    """Whether keyframes, NLA strips or drivers may have a say in when the object shows what."""
+    data = ob.animation_data
+    return data is not None and bool(data.action or data.drivers or data.nla_tracks)
+
+
 def message(ob: bpy.types.Object) -> str:
     """What is wrong with the object's sequence, in one line; empty when all is well."""
     return ob.get(MESSAGE, "")
 
 
-def absolute_folder(ob: bpy.types.Object) -> Path:
-    """The sequence's folder on this machine."""
-    return Path(os.path.normpath(bpy.path.abspath(ob.viewtime.folder, library=home(ob))))
-
-
-def home(ob: bpy.types.Object) -> bpy.types.Library | None:
-    """The file that the object's folder is relative to; None is the open one.
-
-    A library override has its folder from the library, unless a person has set another.
-    """
-    if ob.override_library is not None:
-        reference = ob.override_library.reference
-        return reference.library if reference.viewtime.folder == ob.viewtime.folder else None
-    return ob.library
-
-
-def stored_folder(folder: Path, blend: str) -> str:
-    """`folder` as it is kept in the file `blend`: relative (//) when it can be.
-
-    It cannot while the .blend is unsaved (blend is empty), or lies on another drive.
-    """
-    if blend:
-        try:
-            relative = os.path.relpath(folder, os.path.dirname(os.path.abspath(blend)))
-        except ValueError:
-            return str(folder)
-        return "//" + relative.replace(os.sep, "/")
-    return str(folder)
-
-
 def timing(ob: bpy.types.Object, sequence: SplatSequence) -> Timing:
-    """How the object's sequence lies on the timeline."""
+    """How the object's sequence lies on the timeline; of an evaluated object, at its frame."""
+    settings = ob.viewtime
     return Timing(
         times=sequence.times,
         frame_start=sequence.frame_start,
         frame_step=sequence.frame_step,
-        offset=ob.viewtime.offset,
-        speed=ob.viewtime.speed,
+        offset=settings.offset,
+        speed=settings.speed,
+        loop=settings.loop,
+        nearest=settings.sampling == "NEAREST",
+        time=settings.time if settings.use_time else None,
     )
 
 
@@ -94,13 +81,14 @@ def create(
     scene's frame does not hold up.
     """
     sequence = reader.open(folder)
-    step = existing_step(_timing_of(sequence).step_at(scene.frame_float), sequence.has_step)
+    played = Timing(sequence.times, sequence.frame_start, sequence.frame_step)
+    step = existing_step(played.step_at(scene.frame_float), sequence.has_step)
     if step is not None:
-        reader.read(sequence, step)
+        read_step(sequence, step)
     for ob in sequences():
         if absolute_folder(ob) == folder and scene.objects.get(ob.name) is ob:
             ob.viewtime.sequence_id = sequence.id
-            refresh(ob, scene.frame_float)
+            refresh(ob, scene)
             return ob
     name = folder.parent.name if folder.name == "splats" and folder.parent.name else folder.name
     ob = bpy.data.objects.new(name, bpy.data.pointclouds.new(name))
@@ -110,16 +98,22 @@ def create(
     # Steps have no correspondence between their points: blur between them would be streaks.
     if hasattr(ob, "cycles"):
         ob.cycles.use_deform_motion = False
-    refresh(ob, scene.frame_float)
+    refresh(ob, scene)
     return ob
 
 
-def refresh(ob: bpy.types.Object, frame: float) -> None:
-    """Bring the object to a scene frame. Never raises: see message(ob)."""
-    if not ob.viewtime.enabled or not ob.viewtime.folder:
+def refresh(
+    ob: bpy.types.Object, scene: bpy.types.Scene, seen: bpy.types.Object | None = None
+) -> None:
+    """Bring the object to the scene's frame. Never raises: see message(ob).
+
+    seen: the evaluated object, whose settings are those of animation and drivers at that frame.
+    """
+    settings = (seen or ob).viewtime
+    if not settings.enabled or not ob.viewtime.folder:
         return
     try:
-        text = _show(ob, frame)
+        text = _show(ob, scene, seen or ob)
     except ViewtimeError as error:
         text = str(error)
     except (OSError, RuntimeError, ReferenceError) as error:
@@ -127,33 +121,72 @@ def refresh(ob: bpy.types.Object, frame: float) -> None:
     _tell(ob, text)
 
 
-def _timing_of(sequence: SplatSequence) -> Timing:
-    return Timing(sequence.times, sequence.frame_start, sequence.frame_step)
+def forget() -> None:
+    """Close all sequences and drop what was read ahead (another file, or the add-on goes)."""
+    ahead.forget()
+    reader.forget()
+    _courses.clear()
 
 
-def _show(ob: bpy.types.Object, frame: float) -> str:
+def _show(ob: bpy.types.Object, scene: bpy.types.Scene, seen: bpy.types.Object) -> str:
     """Fill the object's cloud for a frame; returns the line to show, empty when all is well."""
-    if ob.library is not None:
-        return "Linked from another file: make a library override or a local copy to play it"
-    sequence = open_sequence(ob)
-    step = existing_step(timing(ob, sequence).step_at(frame), sequence.has_step)
+    sequence = _open_or_find(ob)
+    played = timing(seen, sequence)
+    step = existing_step(played.step_at(scene.frame_float), sequence.has_step)
     if step is None:
         return "No step of the sequence is written yet; the job may still be running"
     held = f"{sequence.id}:{step}"
-    if ob.data.get(_HELD) != held:
-        arrays = reader.read(sequence, step)
-        if ob.data.library is not None or _shared_with_another(ob):
-            ob.data = ob.data.copy()
-        data = cloud.write(ob.data, arrays)
-        data[_HELD] = held
+    if cloud.held_step(ob.data) != held:
+        arrays = ahead.take(sequence, step)
+        _make_own(ob)
+        cloud.hold_step(cloud.fill(ob, arrays), held)
+    _look_ahead(ob, scene, sequence, played)
     if ob.viewtime.sequence_id and ob.viewtime.sequence_id != sequence.id:
         return "The folder now holds another sequence than the one imported; import it again"
     return ""
 
 
+def _open_or_find(ob: bpy.types.Object) -> SplatSequence:
+    folder = absolute_folder(ob)
+    try:
+        return reader.open(folder)
+    except SequenceError:
+        found = None if folder.is_dir() else moved_with_library(ob)
+        if found is None:
+            raise
+        ob.viewtime.folder = stored_folder(found, bpy.data.filepath)
+        return reader.open(found)
+
+
+def _make_own(ob: bpy.types.Object) -> None:
+    """Give the object a cloud of its own to write into, when the present one is not."""
+    if ob.library is not None:
+        if ob.data.library is not None:
+            # Blender does not save what linked objects are changed to; save_pre takes it back.
+            lent = bpy.data.pointclouds.new(f"{ob.name} (linked)")
+            cloud.adopt(lent, ob.data)
+            lent[LENT_FOR] = ob.data
+            ob.data = lent
+    elif ob.data.library is not None or _shared_with_another(ob):
+        ob.data = ob.data.copy()
+
+
 def _shared_with_another(ob: bpy.types.Object) -> bool:
     """Whether another object plays through the same cloud (a linked duplicate)."""
     return ob.data.users > 1 and any(other.data == ob.data and other != ob for other in sequences())
+
+
+def _look_ahead(
+    ob: bpy.types.Object, scene: bpy.types.Scene, sequence: SplatSequence, played: Timing
+) -> None:
+    """Have the steps read that come next if the timeline goes on as it did."""
+    course = _courses.setdefault(ob.session_uid, Course())
+    frames = (scene.frame_start, scene.frame_end)
+    if scene.use_preview_range:
+        frames = (scene.frame_preview_start, scene.frame_preview_end)
+    steps = course.ahead(played, scene.frame_float, frames, _DEPTH)
+    wanted = [Wanted(sequence, step) for step in steps if sequence.entry(step) is not None]
+    ahead.want(ob.session_uid, wanted, preferences.prefetch_bytes())
 
 
 def _tell(ob: bpy.types.Object, text: str) -> None:
@@ -167,15 +200,18 @@ def _tell(ob: bpy.types.Object, text: str) -> None:
 
 
 __all__ = [
+    "LENT_FOR",
     "MESSAGE",
     "SequenceError",
     "absolute_folder",
+    "ahead",
     "create",
+    "forget",
+    "is_animated",
     "message",
     "open_sequence",
     "reader",
     "refresh",
     "sequences",
-    "stored_folder",
     "timing",
 ]

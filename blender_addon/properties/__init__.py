@@ -25,7 +25,9 @@ __all__ = ["CLASSES", "JOB_ACTIVE", "OBJECT_LISTENERS", "register", "unregister"
 
 def register() -> None:
     bpy.types.Scene.viewtime = PointerProperty(type=ViewtimeScene)
-    bpy.types.Object.viewtime = PointerProperty(type=ViewtimeObject)
+    bpy.types.Object.viewtime = PointerProperty(
+        type=ViewtimeObject, override={"LIBRARY_OVERRIDABLE"}
+    )
 
 
 def unregister() -> None:

@@ -262,8 +262,8 @@ def test_a_truncated_step_met_while_scrubbing_is_a_line_and_keeps_the_last_good_
     empty_scene, formats, tmp_path, viewtime
 ):
     folder = write_sequence(formats, tmp_path / "s", [30, 31, 32])
-    ob = import_sequence(folder)
     path = truncate(folder, 1)
+    ob = import_sequence(folder)
     empty_scene.frame_set(2)
     assert str(path) in message(viewtime, ob) and "\n" not in message(viewtime, ob)
     assert np.array_equal(positions(ob), gaussians(formats, 30, 0).means)
@@ -358,23 +358,89 @@ def test_undo_and_redo_keep_frame_and_splats_together(empty_scene, formats, tmp_
     assert (bpy.context.scene.frame_current, len(bpy.data.objects[name].data.points)) == (3, 5)
 
 
-def test_a_linked_sequence_says_what_to_do_and_an_override_of_it_plays(
-    empty_scene, formats, tmp_path, viewtime
-):
+@pytest.fixture
+def linked(empty_scene, formats, tmp_path) -> bpy.types.Object:
+    """A sequence of 3, 4, 5 splats linked from lib/lib.blend into an unsaved file."""
     import_sequence(write_sequence(formats, tmp_path / "lib" / "s", [3, 4, 5]))
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "lib" / "lib.blend"))
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     with bpy.data.libraries.load(str(tmp_path / "lib" / "lib.blend"), link=True) as (_, into):
         into.objects = ["s"]
-    linked = bpy.data.objects["s"]
-    bpy.context.scene.collection.objects.link(linked)
-    bpy.context.scene.frame_set(2)
-    assert "library override" in message(viewtime, linked)
-    override = linked.override_create(remap_local_usages=True)
-    for frame, count in [(1, 3), (2, 4), (3, 5)]:
+    bpy.context.scene.collection.objects.link(bpy.data.objects["s"])
+    return bpy.data.objects["s"]
+
+
+def plays(ob: bpy.types.Object, counts: dict[int, int]) -> bool:
+    shown = {}
+    for frame in counts:
         bpy.context.scene.frame_set(frame)
-        assert (len(override.data.points), message(viewtime, override)) == (count, "")
+        shown[frame] = len(ob.data.points)
+    return shown == counts
+
+
+def test_a_linked_sequence_plays_as_it_is(linked, viewtime, tmp_path):
+    assert plays(linked, {1: 3, 2: 4, 3: 5}) and message(viewtime, linked) == ""
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    assert len(linked.data.points) == 5, "saving leaves the open scene as it was"
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "shot.blend"))
+    again = bpy.data.objects["s"]
+    assert again.library is not None and plays(again, {3: 5, 2: 4})
+    assert [cloud.name for cloud in bpy.data.pointclouds if cloud.library is None] == [
+        "s (linked)"
+    ], "nothing of it came from the file"
+
+
+def test_a_linked_collection_plays_through_its_instance(empty_scene, formats, tmp_path, viewtime):
+    ob = import_sequence(write_sequence(formats, tmp_path / "lib" / "s", [3, 4]))
+    group = bpy.data.collections.new("group")
+    empty_scene.collection.children.link(group)
+    group.objects.link(ob)
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "lib" / "lib.blend"))
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    with bpy.data.libraries.load(str(tmp_path / "lib" / "lib.blend"), link=True) as (_, into):
+        into.collections = ["group"]
+    empty = bpy.data.objects.new("instance", None)
+    empty.instance_type, empty.instance_collection = "COLLECTION", bpy.data.collections["group"]
+    bpy.context.scene.collection.objects.link(empty)
+    bpy.context.scene.frame_set(2)
+    depsgraph = bpy.context.evaluated_depsgraph_get()
+    instances = {i.parent.name for i in depsgraph.object_instances if i.is_instance}
+    assert instances == {"instance"}
+    assert len(bpy.data.objects["s"].data.points) == 4
+
+
+def test_an_override_of_a_linked_sequence_plays_and_keeps_what_is_set_on_it(
+    linked, viewtime, tmp_path
+):
+    override = linked.override_create(remap_local_usages=True)
+    assert plays(override, {1: 3, 2: 4, 3: 5}) and message(viewtime, override) == ""
+    override.viewtime.offset = 1
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "shot.blend"))
     reopened = next(ob for ob in bpy.data.objects if ob.library is None and ob.type == "POINTCLOUD")
-    assert len(reopened.data.points) == 5
+    assert reopened.viewtime.offset == 1
+    assert plays(reopened, {2: 3, 3: 4, 4: 5}) and message(viewtime, reopened) == ""
+
+
+def test_a_linked_sequence_made_local_is_found_beside_its_library(linked, viewtime, tmp_path):
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    bpy.data.objects["s"].make_local()
+    local = next(ob for ob in bpy.data.objects if ob.library is None and ob.type == "POINTCLOUD")
+    assert plays(local, {1: 3, 2: 4}) and message(viewtime, local) == ""
+    assert local.viewtime.folder == "//lib/s"
+
+
+def test_an_appended_sequence_keeps_its_folder(empty_scene, formats, tmp_path, viewtime):
+    import_sequence(write_sequence(formats, tmp_path / "lib" / "s", [3, 4]))
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "lib" / "lib.blend"))
+    library = str(tmp_path / "lib" / "lib.blend")
+    for saved in (False, True):
+        bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+        if saved:
+            bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+        bpy.ops.wm.append(
+            filepath=f"{library}/Object/s", directory=f"{library}/Object/", filename="s"
+        )
+        ob = bpy.data.objects["s"]
+        assert ob.library is None and plays(ob, {1: 3, 2: 4}) and message(viewtime, ob) == ""
+        assert ob.viewtime.folder == ("//lib/s" if saved else str(tmp_path / "lib" / "s"))
