@@ -22,7 +22,7 @@ def warm_generator(name: str, device: str = "auto") -> Any:
 
 def warm_reconstructor(name: str, device: str = "auto") -> Any:
     """A viewtime.reconstructor.model.Reconstructor. Raises ModelError, OptionError."""
-    from viewtime.reconstructor.model import load_reconstructor
+    from viewtime.reconstructor.load import load_reconstructor
 
     return _kept("reconstructor", name, device, load_reconstructor)
 

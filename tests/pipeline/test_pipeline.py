@@ -29,11 +29,9 @@ def small_models(tmp_path_factory) -> dict[str, str]:
 
     from viewtime.generator.load import save_generator
     from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
-    from viewtime.reconstructor.model import (
-        Reconstructor,
-        ReconstructorConfig,
-        save_reconstructor,
-    )
+    from viewtime.reconstructor.config import ReconstructorConfig
+    from viewtime.reconstructor.load import save_reconstructor
+    from viewtime.reconstructor.model import Reconstructor
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models")
@@ -43,7 +41,7 @@ def small_models(tmp_path_factory) -> dict[str, str]:
         prediction="sample", prior_features=8, sigma=0.05, t_max=8, text_tokens=0
     )
     save_generator(folder / "generator", ViewTimeTransformer(transformer, config))
-    small = ReconstructorConfig(dim=32, depth=4, heads=2, head_channels=(8, 8, 8, 8))
+    small = ReconstructorConfig.small(dim=32, depth=4, heads=2, head_channels=(8, 8, 8, 8))
     save_reconstructor(folder / "reconstructor", Reconstructor(small))
     return {
         "generator": str(folder / "generator"),
@@ -365,6 +363,8 @@ def test_a_disk_that_really_is_full_is_one_line_and_leaves_nothing(full_capture,
         ({"seed": -1}, "seed is -1"),
         ({"use_prior": 1}, "use_prior is 1; true or false is needed"),
         ({"depth_noise": float("nan")}, "depth_noise is nan"),
+        ({"guidance": 0.5}, "guidance is 0.5; a number from 1 to 100 is needed"),
+        ({"device": "tpu"}, "device is 'tpu'"),
         ({"generator": ""}, "generator is ''; a name or path is needed"),
         ({"colour": 1}, "options: 'colour' is unknown; known are depth_noise, device, generator"),
     ],

@@ -7,7 +7,7 @@ import torch
 from viewtime.data.synthetic import sample_grid
 from viewtime.models import bundled_path, read_card
 from viewtime.reconstructor.lift import agreed, predict
-from viewtime.reconstructor.model import load_reconstructor
+from viewtime.reconstructor.load import load_reconstructor
 from viewtime.training.reconstructor import HELD_OUT, make_batch
 from viewtime.training.reconstructor_loss import absolute_relative_error
 

@@ -10,11 +10,12 @@ from viewtime.gaussians.raster_cpu import render
 from viewtime.grid import FrameGrid
 from viewtime.progress import Cancelled
 from viewtime.reconstructor.complete import complete_depth, fit_disparity
+from viewtime.reconstructor.config import ReconstructorConfig
 from viewtime.reconstructor.lift import model_size, predict, reconstruct
-from viewtime.reconstructor.model import Reconstructor, ReconstructorConfig
+from viewtime.reconstructor.model import Reconstructor
 from viewtime_formats.rig import Camera, Rig
 
-TINY = ReconstructorConfig(
+TINY = ReconstructorConfig.small(
     dim=32, depth=4, heads=2, camera_heads=2, head_channels=(8, 8, 8, 8), head_features=8, size=32
 )
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from viewtime.reconstructor.model import Reconstructor, ReconstructorConfig, load_reconstructor
+from viewtime.reconstructor.config import ReconstructorConfig
+from viewtime.reconstructor.load import load_reconstructor
+from viewtime.reconstructor.model import Reconstructor
 from viewtime.training import reconstructor as recipe
 from viewtime.training.reconstructor_loss import (
     absolute_relative_error,
@@ -47,7 +49,7 @@ def tiny_config(folder, **changes) -> recipe.TrainConfig:
 
 def test_one_scene_can_be_learnt():
     torch.manual_seed(0)
-    model = Reconstructor(ReconstructorConfig.from_dict(TINY))
+    model = Reconstructor(ReconstructorConfig.small(**TINY))
     batch = recipe.make_batch([7], 3, 1, 32, with_rays=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     before = absolute_relative_error(model(batch.frames).depth.detach(), batch.depth)
@@ -103,7 +105,7 @@ def test_scenes_are_normalised_by_the_rig_or_by_their_mean_distance():
 
 def test_losses_vanish_at_the_truth_and_skip_the_sky():
     batch = recipe.make_batch([1], 2, 1, 16, with_rays=False)
-    model = Reconstructor(ReconstructorConfig.from_dict(TINY)).eval()
+    model = Reconstructor(ReconstructorConfig.small(**TINY)).eval()
     with torch.no_grad():
         p = model(batch.frames)
     seen = torch.isfinite(batch.depth)

@@ -8,23 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Table = tuple[Tensor, Tensor]
+"""Cosines and sines, each (N, head_dim), of N positions."""
+
 
 class Rope2D:
-    """Rotary embedding of a 2D position: half of a head's channels turn with y, half with x."""
+    """Rotary embedding of a 2D position: half of a head's channels turn with y, half with x.
+
+    Within each half the first quarter of the head pairs with the second (concatenated layout).
+    """
 
     def __init__(self, base: float = 100.0) -> None:
         self.base = base
 
-    def table(self, positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    def table(self, positions: Tensor, head_dim: int) -> Table:
         """(cos, sin), each (N, head_dim), for positions (N, 2) of (y, x)."""
-        quarter = head_dim // 4
-        rates = self.base ** (-torch.arange(quarter, dtype=torch.float32) / quarter)
-        angles = positions.float()[:, :, None] * rates.to(positions.device)  # (N, 2, quarter)
+        half = head_dim // 2
+        steps = torch.arange(0, half, 2, device=positions.device).float() / half
+        rates = 1.0 / (self.base**steps)
+        angles = positions.float()[:, :, None] * rates  # (N, 2, head_dim / 4)
         angles = torch.cat([angles, angles], dim=-1).flatten(1)  # (N, head_dim)
         return angles.cos(), angles.sin()
 
     @staticmethod
-    def apply(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    def apply(x: Tensor, table: Table) -> Tensor:
         """Turn x (..., N, head_dim); each half rotates within itself."""
         y_half, x_half = x.chunk(2, dim=-1)
         turned = []
@@ -45,14 +52,14 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, table: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, table: Table | None = None) -> Tensor:
         batch, count, dim = x.shape
         qkv = self.qkv(x).reshape(batch, count, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, head_dim)
         q, k = self.q_norm(q), self.k_norm(k)
         if table is not None:
             q, k = Rope2D.apply(q, table), Rope2D.apply(k, table)
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
         return self.proj(x.transpose(1, 2).reshape(batch, count, dim))
 
 
@@ -91,13 +98,14 @@ class Block(nn.Module):
         *,
         qk_norm: bool = True,
         layer_scale: float = 0.01,
+        eps: float = 1e-5,
         silent: bool = False,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads, qk_norm)
         self.ls1 = LayerScale(dim, layer_scale)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.ls2 = LayerScale(dim, layer_scale)
         if silent:
@@ -105,7 +113,7 @@ class Block(nn.Module):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, table: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, table: Table | None = None) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x), table))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
@@ -116,21 +124,19 @@ def uv_embedding(
     """(channels, height, width) sines and cosines of picture coordinates.
 
     Coordinates keep the aspect ratio (width over height) and are normalised by the diagonal;
-    computed in double, returned as float32. channels must divide by 4.
+    angles are computed in double, the result is float32. channels must divide by 4.
     """
     aspect = width / height if aspect is None else aspect
     diagonal = (aspect**2 + 1.0) ** 0.5
-    span_x, span_y = aspect / diagonal, 1.0 / diagonal
     # Outermost pixel centres, as upstream places them.
-    left = span_x * (width - 1) / width
-    top = span_y * (height - 1) / height
-    x = torch.linspace(-left, left, width, dtype=torch.float64)
-    y = torch.linspace(-top, top, height, dtype=torch.float64)
+    left = aspect / diagonal * (width - 1) / width
+    top = 1.0 / diagonal * (height - 1) / height
+    x = torch.linspace(-left, left, width)
+    y = torch.linspace(-top, top, height)
     quarter = channels // 4
     rates = 1.0 / omega ** (torch.arange(quarter, dtype=torch.float64) / quarter)
     parts = []
     for values, shape in ((x, (quarter, 1, width)), (y, (quarter, height, 1))):
-        angles = (values[None, :] * rates[:, None]).reshape(shape)
-        angles = angles.expand(quarter, height, width)
-        parts += [angles.sin(), angles.cos()]
-    return torch.cat(parts).float()
+        angles = (rates[:, None] * values.double()[None, :]).reshape(shape)
+        parts += [f(angles).float().expand(quarter, height, width) for f in (torch.sin, torch.cos)]
+    return torch.cat(parts)

@@ -1,64 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reconstructor: a V x T grid of frames to depth, confidence and one camera per view.
+"""The reconstructor: a V x T grid of frames to cameras, depth and the raw maps of Gaussians.
 
-VGGT's structure and key names at a free size, made dynamic; it makes no Gaussians by itself.
+VGGT with temporal attention and a Gaussian head (paper, section 3.2); files are read in `load`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from viewtime.models import ModelError, bundled_path
 from viewtime.reconstructor.aggregator import Aggregator
-from viewtime.reconstructor.heads import CameraHead, DepthHead
-from viewtime_formats.atomic import atomic_path, write_json
+from viewtime.reconstructor.config import ReconstructorConfig
+from viewtime.reconstructor.dpt import DepthHead, PointHead
+from viewtime.reconstructor.gaussian_head import gaussian_head
+from viewtime.reconstructor.heads import CameraHead
+from viewtime.reconstructor.memory import WHOLE, Chunks, Shape, plan_chunks
+from viewtime.reconstructor.pose_encoding import decode_poses
+from viewtime.reconstructor.splats import RawSplats, raw_splats
+from viewtime.reconstructor.track import TrackHead
 
-BUNDLED = "reconstructor-small"
-FORMAT = "viewtime.reconstructor"
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class ReconstructorConfig:
-    """Sizes of the model; the defaults are those of the bundled small one."""
-
-    patch: int = 8  # pixels
-    dim: int = 128
-    depth: int = 4  # frame, global and temporal blocks each
-    heads: int = 4
-    mlp_ratio: float = 4.0
-    temporal_mlp_ratio: float = 1.0
-    registers: int = 4
-    layer_scale: float = 0.3
-    uv_tokens: bool = True  # fixed sines of the place on each token (VGGT has DINO's embedding)
-    rays: bool = True  # known cameras may be given as rays
-    camera_depth: int = 1
-    camera_heads: int = 4
-    camera_mlp_ratio: float = 1.0
-    head_layers: tuple[int, int, int, int] = (0, 1, 2, 3)
-    head_channels: tuple[int, int, int, int] = (32, 48, 64, 64)
-    head_features: int = 32
-    surface: bool = True  # surface logit and picture skip of the depth head
-    size: int = 96  # longer side of the frames it was trained on, pixels
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> ReconstructorConfig:
-        """Raises ModelError when a field is unknown."""
-        names = {field.name for field in dataclasses.fields(ReconstructorConfig)}
-        unknown = sorted(set(values) - names)
-        if unknown:
-            raise ModelError(f"reconstructor config: unknown field {unknown[0]!r}")
-        fixed: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return ReconstructorConfig(**fixed)
+ANYSPLAT_TANGENT = 1e-3
+"""What AnySplat adds to the tangent of half a field of view."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +32,23 @@ class Prediction:
     """What the model says of each pixel and view.
 
     depth and confidence (B,T,V,H,W), planar z > 0 and >= 1; surface (B,T,V,H,W) logits of "not
-    sky" or None; poses: one (B,T,V,9) encoding per refinement round, the last is the answer.
+    sky" or None; poses: one (B,T,V,9) encoding per refinement round, the last is the answer;
+    points (B,T,V,H,W,3) in view 0's frame and points_confidence (B,T,V,H,W), or None; gaussians:
+    raw maps (B,T,V,C,H,W) of the Gaussian head (see `splats`), or None.
     """
 
     depth: Tensor
     confidence: Tensor
     surface: Tensor | None
     poses: list[Tensor]
+    points: Tensor | None = None
+    points_confidence: Tensor | None = None
+    gaussians: Tensor | None = None
+
+    def cameras(self, tangent_shift: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Camera from view 0's world (B,T,V,3,4), OpenCV, and intrinsics (B,T,V,3,3) in pixels."""
+        height, width = self.depth.shape[-2:]
+        return decode_poses(self.poses[-1], (height, width), tangent_shift=tangent_shift)
 
 
 class Reconstructor(nn.Module):
@@ -80,102 +56,173 @@ class Reconstructor(nn.Module):
 
     def __init__(self, config: ReconstructorConfig) -> None:
         super().__init__()
-        self.config = c = config
-        self.aggregator = Aggregator(
-            patch=c.patch,
-            dim=c.dim,
-            depth=c.depth,
-            heads=c.heads,
-            mlp_ratio=c.mlp_ratio,
-            registers=c.registers,
-            layer_scale=c.layer_scale,
-            temporal_mlp_ratio=c.temporal_mlp_ratio,
-            uv_tokens=c.uv_tokens,
-            rays=c.rays,
-        )
-        self.camera_head = CameraHead(
-            2 * c.dim,
-            depth=c.camera_depth,
-            heads=c.camera_heads,
-            mlp_ratio=c.camera_mlp_ratio,
-            layer_scale=c.layer_scale,
-        )
-        self.depth_head = DepthHead(
-            2 * c.dim,
-            c.patch,
-            c.head_channels,
-            c.head_features,
-            layers=c.head_layers,
-            own_parts=c.surface,
-        )
+        self.config = config
+        self.aggregator = Aggregator(config)
+        self.camera_head = CameraHead(config)
+        self.point_head = PointHead(config) if config.point_head else None
+        self.depth_head = DepthHead(config)
+        self.track_head = TrackHead(config) if config.track_head else None
+        self.gaussian_head = gaussian_head(config)
 
     def forward(
-        self, frames: Tensor, rays: Tensor | None = None, *, temporal: bool = True
+        self,
+        frames: Tensor,
+        rays: Tensor | None = None,
+        *,
+        temporal: bool = True,
+        replace_cameras: bool | None = None,
+        trunk_dtype: torch.dtype | None = None,
+        memory_budget_gb: float | None = None,
+        trunk_gradients: bool = True,
     ) -> Prediction:
         """frames in [0,1]; rays (B,V,6,H,W) of pose.rig_rays, or None where cameras are unknown.
 
         With rays, depth is in units of the rig; without, in units of the scene's mean distance
-        from view 0. temporal=False leaves the temporal blocks out. Cameras do not change over
-        time: the camera tokens of timestep 0 stand in for those of every timestep.
+        from view 0. Heads always compute in float32.
+
+        Args:
+            temporal: False leaves the temporal blocks out.
+            replace_cameras: the camera tokens of timestep 0 stand in for those of every
+                timestep, so that cameras do not change over time; the config decides when None.
+            trunk_dtype: what the trunk computes in (torch.bfloat16), its residuals in float32.
+            memory_budget_gb: choose chunks that keep the estimated peak within it. Raises
+                ValueError where that cannot be, and where gradients are kept.
+            trunk_gradients: False runs the trunk without (the paper's first stage).
         """
+        chunks = self._chunks(frames, memory_budget_gb, trunk_dtype)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trunk_gradients):
+            layers = self._trunk(frames, rays, temporal, trunk_dtype, chunks)
+        replaces = self.config.replace_cameras if replace_cameras is None else replace_cameras
         batch, times, views, _, height, width = frames.shape
-        layers = self.aggregator(frames, rays, temporal)  # each (B,T,V,P,2C)
-        camera_tokens = layers[-1][:, :1, :, 0].expand(-1, times, -1, -1)  # (B,T,V,2C)
-        answers = self.camera_head(camera_tokens[:, 0])
-        poses = [answer[:, None].expand(-1, times, -1, -1) for answer in answers]
-        depth, confidence, surface = self.depth_head(
-            [layer.flatten(0, 2) for layer in layers],
-            frames.flatten(0, 2),
-            self.aggregator.first_patch,
-        )
-        shape = (batch, times, views, height, width)
+        grid = (batch, times, views, height, width)
+        dtype = self.camera_head.token_norm.weight.dtype
+        with torch.autocast(frames.device.type, enabled=False):
+            poses = self._poses(layers[self.config.depth - 1][:, :, :, 0].to(dtype), replaces)
+            tokens = [layers[i].flatten(0, 2) for i in self.config.head_layers]  # (BTV,P,2C)
+            pictures = frames.flatten(0, 2).to(dtype)
+            size = chunks.head_frames
+
+            def dense(head: nn.Module) -> Any:
+                return _per_frames(head, tokens, pictures, size)
+
+            depth, confidence, surface = dense(self.depth_head)
+            points = None if self.point_head is None else dense(self.point_head)
+            raw = None if self.gaussian_head is None else dense(self.gaussian_head)
         return Prediction(
-            depth.view(shape),
-            confidence.view(shape),
-            None if surface is None else surface.view(shape),
+            depth.view(grid),
+            confidence.view(grid),
+            None if surface is None else surface.view(grid),
             poses,
+            None if points is None else points[0].view(*grid, 3),
+            None if points is None else points[1].view(grid),
+            None if raw is None else raw.view(batch, times, views, -1, height, width),
         )
 
+    def static(self, images: Tensor, query_points: Tensor | None = None) -> dict[str, Tensor]:
+        """Stock VGGT: images (B,S,3,H,W) or (S,3,H,W) in [0,1] to upstream's named predictions.
 
-def load_reconstructor(
-    name_or_path: str | Path = "bundled", *, device: str | torch.device = "cpu"
-) -> Reconstructor:
-    """Load a reconstructor from a folder with config.json and model.safetensors, as float32.
+        pose_enc (B,S,9), depth (B,S,H,W,1), depth_conf (B,S,H,W), with a point head world_points
+        (B,S,H,W,3) and world_points_conf, and for query_points (B,N,2) or (N,2), in pixels of the
+        first image, track (B,S,N,2), vis and conf (B,S,N). Raises ValueError for query points
+        without a track head.
+        """
+        images = images if images.ndim == 5 else images[None]
+        p = self(images[:, None], temporal=False)
+        found = {
+            "pose_enc": p.poses[-1][:, 0],
+            "depth": p.depth[:, 0, ..., None],
+            "depth_conf": p.confidence[:, 0],
+        }
+        if p.points is not None and p.points_confidence is not None:
+            found["world_points"] = p.points[:, 0]
+            found["world_points_conf"] = p.points_confidence[:, 0]
+        if query_points is not None:
+            if self.track_head is None:
+                raise ValueError("query points are given, but the model has no track head")
+            query = query_points if query_points.ndim == 3 else query_points[None]
+            layers = self._trunk(images[:, None], None, False, None, WHOLE)
+            tokens = [layers[i][:, 0] for i in self.config.head_layers]
+            tracks, found["vis"], found["conf"] = self.track_head(tokens, images, query)
+            found["track"] = tracks[-1]
+        return found
 
-    "bundled" is the small one that comes with Viewtime. Raises ModelError, with what is wrong.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    def raw_splats(
+        self,
+        prediction: Prediction,
+        frames: Tensor,
+        *,
+        depth: Tensor | None = None,
+        extrinsics: Tensor | None = None,
+        intrinsics: Tensor | None = None,
+        unit: Tensor | float = 1.0,
+    ) -> RawSplats:
+        """Unactivated Gaussians (B,T,V*H*W,...) of a prediction; see `splats.raw_splats`.
 
-    folder = bundled_path(BUNDLED) if str(name_or_path) == "bundled" else Path(name_or_path)
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        state = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{folder}: not a reconstructor: {error}") from error
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-        raise ModelError(f"{folder}/config.json: not of format {FORMAT!r}")
-    version = values.pop("version", None)
-    if version != VERSION:
-        raise ModelError(f"{folder}/config.json: version {version!r}, {VERSION} is needed")
-    model = Reconstructor(ReconstructorConfig.from_dict(values))
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    except RuntimeError as error:
-        raise ModelError(f"{folder}/model.safetensors: {str(error).splitlines()[-1]}") from error
-    return model.to(device).eval()
+        Captured depth and cameras stand in for the predicted ones where they are given. Raises
+        ValueError without a Gaussian head.
+        """
+        if prediction.gaussians is None:
+            raise ValueError("the model has no Gaussian head")
+        kind = self.config.gaussian_head
+        shift = ANYSPLAT_TANGENT if kind == "anysplat" else 0.0
+        predicted = prediction.cameras(shift)
+        return raw_splats(
+            kind,
+            prediction.gaussians,
+            prediction.depth if depth is None else depth,
+            predicted[0] if extrinsics is None else extrinsics,
+            predicted[1] if intrinsics is None else intrinsics,
+            frames,
+            confidence=prediction.confidence,
+            unit=unit,
+        )
+
+    def _trunk(
+        self,
+        frames: Tensor,
+        rays: Tensor | None,
+        temporal: bool,
+        dtype: torch.dtype | None,
+        chunks: Chunks,
+    ) -> dict[int, Tensor]:
+        keep = self.config.kept_layers
+        if dtype is None or dtype == torch.float32:
+            return self.aggregator(frames, rays, temporal=temporal, keep=keep, chunks=chunks)
+        with torch.autocast(frames.device.type, dtype):
+            return self.aggregator(frames, rays, temporal=temporal, keep=keep, chunks=chunks)
+
+    def _poses(self, tokens: Tensor, replaces: bool) -> list[Tensor]:
+        """Camera tokens (B,T,V,2C) of the last layer to encodings (B,T,V,9) per round."""
+        times, views = tokens.shape[1:3]
+        if replaces:  # equal tokens give equal cameras: one timestep is enough
+            answers = self.camera_head(tokens[:, 0])
+            return [answer[:, None].expand(-1, times, -1, -1) for answer in answers]
+        answers = self.camera_head(tokens.flatten(0, 1))
+        return [answer.view(-1, times, views, 9) for answer in answers]
+
+    def _chunks(self, frames: Tensor, budget_gb: float | None, dtype: torch.dtype | None) -> Chunks:
+        if budget_gb is None:
+            return WHOLE
+        if torch.is_grad_enabled():
+            raise ValueError("a memory budget holds without gradients only: use torch.no_grad()")
+        batch, times, views, _, height, width = frames.shape
+        weights = sum(p.numel() * p.element_size() for p in self.parameters())
+        shape = Shape(batch, times, views, height, width)
+        half = dtype in (torch.bfloat16, torch.float16)
+        return plan_chunks(self.config, shape, budget_gb, weights, half=half)
 
 
-def save_reconstructor(
-    folder: Path, model: Reconstructor, *, dtype: torch.dtype = torch.float16
-) -> None:
-    """Write config.json and model.safetensors, each atomically."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = model.state_dict().items()
-    state = {name: x.detach().to("cpu", dtype).contiguous() for name, x in tensors}
-    with atomic_path(folder / "model.safetensors") as path:
-        save_file(state, path, metadata={"format": "pt"})
-    values = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(model.config)}
-    write_json(folder / "config.json", values)
+def _per_frames(
+    head: Callable[..., Any], tokens: Sequence[Tensor], pictures: Tensor, size: int
+) -> Any:
+    """head(tokens, pictures), `size` frames at a time, its tensors joined."""
+    parts = []
+    for first in range(0, len(pictures), size or len(pictures)):
+        last = first + (size or len(pictures))
+        now = [layer[first:last].to(pictures.dtype) for layer in tokens]
+        parts.append(head(now, pictures[first:last]))
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return tuple(None if group[0] is None else torch.cat(group) for group in zip(*parts))

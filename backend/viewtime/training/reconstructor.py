@@ -23,11 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from viewtime.data.synthetic import sample_grid
-from viewtime.reconstructor.model import (
-    Reconstructor,
-    ReconstructorConfig,
-    save_reconstructor,
-)
+from viewtime.reconstructor.config import ReconstructorConfig
+from viewtime.reconstructor.load import save_reconstructor
+from viewtime.reconstructor.model import Reconstructor
 from viewtime.reconstructor.pose import encode_rig, rig_rays
 from viewtime.training import common
 from viewtime.training.reconstructor_loss import (
@@ -247,7 +245,7 @@ def train(config: TrainConfig) -> Path:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    model = Reconstructor(ReconstructorConfig.from_dict(config.model))
+    model = Reconstructor(ReconstructorConfig.small(**config.model))
     model.depth_head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
