@@ -57,6 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
         reconstructor=arguments.reconstructor,
         depth_noise=arguments.depth_noise,
         device=arguments.device,
+        guidance=arguments.guidance,
     )
     with ProgressLine(sys.stderr) as line:
         result = pipeline.run(arguments.capture, arguments.out, options, on_progress=line.show)
@@ -202,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         help="relative error of the capture's depth: 0 from a renderer, about 0.01 from photos",
     )
+    run.add_argument("--guidance", type=float, help="of the prompt (default: the model's own)")
     run.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N"')
     _add_threads(run)
 

@@ -26,7 +26,8 @@ class RunOptions:
     size: height in pixels to work at; None is the capture's own for the captured route and the
     bundled model's for the generated one. depth_noise: relative error of the capture's depth
     (0 for a renderer, about 0.01 for photogrammetry). device: "auto" (the GPU when there is one),
-    "cpu" or "cuda:N".
+    "cpu" or "cuda:N". guidance: how strongly the prompt leads the generator; None as the model
+    has it, 1 not at all.
     """
 
     route: str = "auto"
@@ -38,6 +39,7 @@ class RunOptions:
     reconstructor: str = "bundled"
     depth_noise: float = 0.0
     device: str = "auto"
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
         if self.route not in ROUTES:
@@ -54,6 +56,13 @@ class RunOptions:
         noise = self.depth_noise
         if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < 1:
             raise OptionError(f"depth_noise is {noise!r}; a number from 0 to below 1 is needed")
+        strength = self.guidance
+        if strength is not None and (
+            isinstance(strength, bool)
+            or not isinstance(strength, (int, float))
+            or not 1 <= strength <= 100
+        ):
+            raise OptionError(f"guidance is {strength!r}; a number from 1 to 100 is needed")
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda:\d+", self.device):
             raise OptionError(f'device is {self.device!r}; "auto", "cpu" or "cuda:N" is needed')
 

@@ -256,6 +256,8 @@ def _generated(capture: Capture, out: Path, options: RunOptions, report: Reporte
             prior=prior,
             steps=options.steps,
             seed=options.seed,
+            guidance=options.guidance,
+            prompt=capture.prompt,
             on_step=sampled,
             should_cancel=report.should_cancel,
         )
