@@ -4,17 +4,25 @@ It never does any work of its own: each part says what it adds by CLASSES and re
 
 import bpy
 
-from . import cli, display, export, generate, panels, playback, preferences, properties, session
-from .capture import ops as capture_ops
-from .capture import rig as capture_rig
+from . import (
+    capture,
+    cli,
+    display,
+    export,
+    generate,
+    panels,
+    playback,
+    preferences,
+    properties,
+    session,
+)
 
 # A part exposes CLASSES (registered first, in order) and, where it has handlers, timers or
 # properties to attach, register() (called after its classes) and unregister().
 PARTS = (
     properties,
     preferences,
-    capture_rig,
-    capture_ops,
+    capture,
     session,
     generate,
     playback,

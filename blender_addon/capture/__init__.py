@@ -1,3 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From scene cameras to a Capture folder: rigs (rig), rendered cells (render), operators (ops).
+"""From scene cameras, clips and files to a Capture folder: rigs, cells, sources, operators.
 It leaves the scene as it found it, and never talks to the backend."""
+
+from . import ops, reference_ops, rig_list, rig_ops
+
+CLASSES = (*rig_ops.CLASSES, *rig_list.CLASSES, *reference_ops.CLASSES, *ops.CLASSES)

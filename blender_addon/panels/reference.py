@@ -6,12 +6,13 @@ from __future__ import annotations
 import bpy
 
 from .. import readiness
-from .layout import SidebarPanel, sentence
+from ..capture.frames import VALID_TIMES, scene_range
+from .layout import SidebarPanel, duration, sentence
 
 
-class VIEWTIME_PT_capture(SidebarPanel, bpy.types.Panel):
-    bl_label = "Capture"
-    bl_idname = "VIEWTIME_PT_capture"
+class VIEWTIME_PT_reference(SidebarPanel, bpy.types.Panel):
+    bl_label = "Reference"
+    bl_idname = "VIEWTIME_PT_reference"
     bl_order = 1
 
     def draw(self, context: bpy.types.Context) -> None:
@@ -19,27 +20,143 @@ class VIEWTIME_PT_capture(SidebarPanel, bpy.types.Panel):
         settings = scene.viewtime
         layout.use_property_split = True
         layout.use_property_decorate = False
-        layout.prop(settings, "capture_folder")
-        layout.prop(settings, "capture_kind")
-        column = layout.column(align=True)
-        column.prop(settings, "capture_size")
-        column.prop(settings, "times")
-        if settings.capture_kind == "REFERENCES":
-            column.prop(settings, "freeze_time")
-        layout.prop(settings, "capture_depth")
-        layout.prop(settings, "prompt")
         if settings.capture_message:
-            sentence(layout, context, settings.capture_message, "RENDER_STILL")
-            sentence(layout, context, "Esc cancels")
+            self.draw_progress(context, settings)
             return
+        layout.prop(settings, "capture_kind")
+        kind = settings.capture_kind
+        if kind in {"REFERENCES", "CLIP"}:
+            self.draw_clip(context, scene, settings)
+        if kind in {"REFERENCES", "FREEZE"}:
+            self.draw_freeze(scene, settings)
+        self.draw_times(context, scene, settings)
+        self.draw_picture(settings)
+        layout.prop(settings, "prompt")
+        layout.prop(settings, "capture_folder")
+        self.draw_outlook(context, scene)
+
+    def draw_progress(self, context: bpy.types.Context, settings: bpy.types.PropertyGroup) -> None:
+        share = settings.capture_progress
+        self.layout.progress(factor=share, type="BAR", text=f"{share:.0%}")
+        sentence(self.layout, context, settings.capture_message, "RENDER_STILL")
+        sentence(self.layout, context, "Esc cancels and leaves nothing behind", "BLANK1")
+
+    def draw_clip(
+        self,
+        context: bpy.types.Context,
+        scene: bpy.types.Scene,
+        settings: bpy.types.PropertyGroup,
+    ) -> None:
+        header, column = self.layout.panel("viewtime_clip")
+        header.label(text="Clip of the Fixed View")
+        if column is None:
+            return
+        row = column.row()
+        row.use_property_split = False
+        row.prop(settings, "clip_source", expand=True)
+        if settings.clip_source == "STRIP":
+            editor = (settings.clip_scene or scene).sequence_editor
+            if editor is not None:
+                column.prop_search(settings, "clip_strip", editor, "strips_all", text="Strip")
+            column.operator("viewtime.clip_from_strip", icon="SEQUENCE")
+        elif settings.clip_source != "RENDER":
+            column.prop(settings, "clip_path")
+            column.prop(settings, "clip_start")
+            if settings.clip_width:
+                size = f"{settings.clip_width} x {settings.clip_height}"
+                sentence(column, context, f"{settings.clip_frames} frames of {size} pixels")
+
+    def draw_freeze(self, scene: bpy.types.Scene, settings: bpy.types.PropertyGroup) -> None:
+        header, column = self.layout.panel("viewtime_freeze")
+        header.label(text="Freeze Time, All Views")
+        if column is None:
+            return
+        row = column.row()
+        row.use_property_split = False
+        row.prop(settings, "freeze_source", expand=True)
+        row = column.row(align=True)
+        row.prop(settings, "freeze_frame", text="At Frame")
+        row.operator("viewtime.freeze_here", text="", icon="TIME")
+        if settings.freeze_source == "FILES":
+            count = len(settings.freeze_files)
+            column.operator(
+                "viewtime.freeze_files_choose",
+                text=f"{count} Pictures..." if count else "Choose Pictures...",
+                icon="FILE_IMAGE",
+            )
+
+    def draw_times(
+        self,
+        context: bpy.types.Context,
+        scene: bpy.types.Scene,
+        settings: bpy.types.PropertyGroup,
+    ) -> None:
+        header, column = self.layout.panel("viewtime_times")
+        header.label(text="Times")
+        if column is None:
+            return
+        row = column.row(align=True)
+        row.prop(settings, "times")
+        row.operator("viewtime.times_fit", text="", icon="CHECKMARK")
+        sentence(column, context, f"Valid numbers of times: {VALID_TIMES}")
+        column.prop(settings, "use_own_range")
+        if settings.use_own_range:
+            column = column.column(align=True)
+            column.prop(settings, "range_start")
+            column.prop(settings, "range_end")
+            column.prop(settings, "range_step")
+        else:
+            start, end, _step = scene_range(scene)
+            sentence(column, context, f"From the scene's frames {start} to {end}")
+
+    def draw_picture(self, settings: bpy.types.PropertyGroup) -> None:
+        header, column = self.layout.panel("viewtime_picture", default_closed=True)
+        header.label(text="Render")
+        if column is None:
+            return
+        column.prop(settings, "capture_size")
+        column.prop(settings, "capture_engine")
+        row = column.row()
+        row.enabled = settings.capture_engine not in {"WORKBENCH", "VIEWPORT"}
+        row.prop(settings, "capture_samples")
+        row = column.row()
+        row.enabled = settings.capture_engine != "VIEWPORT"
+        row.prop(settings, "capture_depth")
+        column.prop(settings, "capture_crop")
+
+    def draw_outlook(self, context: bpy.types.Context, scene: bpy.types.Scene) -> None:
+        outlook = readiness.capture_outlook(scene)
+        if not isinstance(outlook, str):
+            column = self.layout.box().column()
+            across, up = outlook.size
+            sentence(column, context, f"{outlook.frames} frames of {across} x {up} pixels", "INFO")
+            sentence(column, context, str(outlook.plan), "BLANK1")
+            for line in outlook.lines:
+                sentence(column, context, line, "BLANK1")
+            disk = f"about {size_in_words(outlook.disk_bytes)} on disk"
+            if outlook.seconds is None:
+                sentence(column, context, disk, "BLANK1")
+                column.operator("viewtime.capture_probe", icon="TIME")
+            else:
+                words = f"{duration(outlook.seconds)}, {disk}"
+                sentence(column, context, words[0].upper() + words[1:], "TIME")
         missing = readiness.missing_for_capture(scene)
-        if missing is None:
-            layout.label(text=readiness.capture_range_in_words(scene))
-        button = self.step(context, missing).operator("viewtime.capture", icon="RENDER_STILL")
-        button.what = readiness.capture_what(scene)
-        button.folder = settings.capture_folder
-        button.frame_start, button.frame_end = readiness.capture_range(scene)
-        button.times, button.freeze_time = settings.times, settings.freeze_time
+        if isinstance(outlook, str) and "another shape" in outlook:
+            self.layout.operator("viewtime.render_shape", icon="FULLSCREEN_ENTER")
+        row = self.step(context, missing)
+        row.scale_y = 1.4
+        row.operator("viewtime.capture", icon="RENDER_STILL")
+        if readiness.captured(scene):
+            self.layout.operator("viewtime.capture_folder_next", icon="FILE_NEW")
 
 
-CLASSES = (VIEWTIME_PT_capture,)
+def size_in_words(size: float) -> str:
+    """ "3 MB" and the like."""
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.5 or unit == "GB":
+            return f"{max(size, 1):.0f} {unit}" if unit != "GB" else f"{size:.1f} {unit}"
+    return ""
+
+
+CLASSES = (VIEWTIME_PT_reference,)

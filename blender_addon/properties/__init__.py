@@ -7,7 +7,7 @@ from __future__ import annotations
 import bpy
 from bpy.props import PointerProperty
 
-from . import rig, sequence
+from . import reference, rig, sequence
 from .generate import JOB_ACTIVE, GenerateSettings
 from .reference import ReferenceSettings
 from .rig import RigSettings
@@ -18,7 +18,7 @@ class ViewtimeScene(RigSettings, ReferenceSettings, GenerateSettings, bpy.types.
     """scene.viewtime: the rig, what to capture, what to ask of the backend, and the last job."""
 
 
-CLASSES = (*rig.CLASSES, ViewtimeScene, *sequence.CLASSES)
+CLASSES = (*rig.CLASSES, *reference.CLASSES, ViewtimeScene, *sequence.CLASSES)
 
 __all__ = ["CLASSES", "JOB_ACTIVE", "OBJECT_LISTENERS", "register", "unregister"]
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import bpy
-from bpy.props import CollectionProperty, PointerProperty
+from bpy.props import CollectionProperty, IntProperty, PointerProperty
 
 
 def _is_camera(_self: object, ob: bpy.types.Object) -> bool:
@@ -21,6 +21,9 @@ class RigSettings:
     """The part of scene.viewtime about the rig."""
 
     rig: CollectionProperty(name="Rig", type=RigCamera)
+    rig_index: IntProperty(
+        name="View", description="The highlighted view of the rig", default=0, min=0
+    )
 
 
 CLASSES = (RigCamera,)

@@ -5,24 +5,33 @@ It reads the scene and the disk, changes neither, and is cheap enough for every 
 from .generate import missing_for_generate
 from .places import NotReady, absolute_folder, result_folder
 from .reference import (
-    capture_range,
-    capture_range_in_words,
-    capture_what,
+    capture_outlook,
+    captured,
     missing_for_capture,
     missing_for_rig,
+    rig_doubts,
 )
-from .result import missing_for_export, missing_for_result
+from .result import (
+    is_lost,
+    missing_for_export,
+    missing_for_native,
+    missing_for_result,
+    sequence_in_words,
+)
 
 __all__ = [
     "NotReady",
     "absolute_folder",
-    "capture_range",
-    "capture_range_in_words",
-    "capture_what",
+    "capture_outlook",
+    "captured",
+    "is_lost",
     "missing_for_capture",
     "missing_for_export",
     "missing_for_generate",
+    "missing_for_native",
     "missing_for_result",
     "missing_for_rig",
     "result_folder",
+    "rig_doubts",
+    "sequence_in_words",
 ]

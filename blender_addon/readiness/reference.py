@@ -7,8 +7,8 @@ import bpy
 
 from viewtime_formats.errors import ViewtimeError
 
-from ..capture.render import capture_frames, capture_places
-from ..capture.rig import rig_cameras
+from ..capture.outlook import Outlook, outlook
+from ..capture.rig import rig_cameras, warnings_of
 from .places import NotReady, absolute_folder
 
 
@@ -18,47 +18,43 @@ def missing_for_rig(scene: bpy.types.Scene) -> str | None:
     return None
 
 
-def missing_for_capture(scene: bpy.types.Scene) -> str | None:
-    settings = scene.viewtime
+def rig_doubts(scene: bpy.types.Scene) -> list[str]:
+    """What is doubtful about the scene's rig, or wrong with it; [] for a good one or none."""
+    if not len(scene.viewtime.rig):
+        return []
+    try:
+        return warnings_of(rig_cameras(scene))
+    except ViewtimeError as problem:
+        return [str(problem)]
+
+
+def capture_outlook(scene: bpy.types.Scene) -> Outlook | str:
+    """What a capture will make, or the sentence that says what is in its way."""
     if reason := missing_for_rig(scene):
         return reason
     try:
-        views = len(rig_cameras(scene))
-        capture_frames(*capture_range(scene), settings.times)
-        capture_places(capture_what(scene), views, settings.times, 0, settings.freeze_time)
-        folder = absolute_folder(settings.capture_folder, "the capture folder")
-    except (NotReady, ViewtimeError) as reason:
+        return outlook(scene)
+    except ViewtimeError as problem:
+        return str(problem)
+
+
+def missing_for_capture(scene: bpy.types.Scene) -> str | None:
+    found = capture_outlook(scene)
+    if isinstance(found, str):
+        return found
+    try:
+        folder = absolute_folder(scene.viewtime.capture_folder, "the capture folder")
+    except NotReady as reason:
         return str(reason)
-    if (folder / "capture.json").exists():
+    if captured(scene):
         return f"Captured in {folder}. To capture again, choose another folder"
     return None
 
 
-def capture_what(scene: bpy.types.Scene) -> set[str]:
-    """What viewtime.capture is asked for, as the scene's settings say."""
-    settings = scene.viewtime
-    frames = {"GRID"} if settings.capture_kind == "GRID" else {"FIXED", "FREEZE"}
-    return frames | ({"DEPTH"} if settings.capture_depth else set())
-
-
-def capture_range(scene: bpy.types.Scene) -> tuple[int, int]:
-    """The longest part of the scene's frame range that its times divide evenly.
-
-    It begins where the scene begins. Where there are more times than frames it is the whole
-    range, which capture_frames then refuses in words.
-    """
-    gaps = scene.viewtime.times - 1
-    length = scene.frame_end - scene.frame_start
-    if gaps == 0:
-        return scene.frame_start, scene.frame_start
-    even = length // gaps * gaps
-    return scene.frame_start, scene.frame_start + (even or length)
-
-
-def capture_range_in_words(scene: bpy.types.Scene) -> str:
-    """ "Frames 1 to 249, every 31" and its simpler cases."""
-    start, end = capture_range(scene)
-    if start == end:
-        return f"Frame {start}"
-    step = (end - start) // (scene.viewtime.times - 1)
-    return f"Frames {start} to {end}" + (f", every {step}" if step > 1 else "")
+def captured(scene: bpy.types.Scene) -> bool:
+    """Whether the capture folder holds a capture already."""
+    try:
+        folder = absolute_folder(scene.viewtime.capture_folder, "the capture folder")
+    except NotReady:
+        return False
+    return (folder / "capture.json").exists()

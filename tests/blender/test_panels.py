@@ -52,12 +52,16 @@ def staged(empty_scene: bpy.types.Scene, tmp_path: Path) -> bpy.types.Scene:
 
 def test_the_tab_leads_from_rig_to_export(panels: ModuleType) -> None:
     registered = sorted(
-        (cls for cls in bpy.types.Panel.__subclasses__() if cls in panels.CLASSES),
+        (
+            cls
+            for cls in bpy.types.Panel.__subclasses__()
+            if cls in panels.CLASSES and not hasattr(cls, "bl_parent_id")
+        ),
         key=lambda cls: cls.bl_order,
     )
     assert [cls.bl_label for cls in registered] == [
         "Rig",
-        "Capture",
+        "Reference",
         "Generate",
         "Result",
         "Export",
@@ -85,13 +89,14 @@ def test_panels_call_no_operator_and_write_to_no_data(panels: ModuleType) -> Non
 def test_every_button_names_an_operator_and_its_properties(panels: ModuleType) -> None:
     tree = panels_source(panels)
     buttons = {
-        node.args[0].value
+        node.value
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "operator"
+        if isinstance(node, ast.Constant) and str(node.value).startswith("viewtime.")
     }
     assert {"viewtime.rig_arc", "viewtime.capture", "viewtime.generate"} <= buttons
     for name in buttons:
-        getattr(bpy.ops.viewtime, name.removeprefix("viewtime.")).get_rna_type()
+        operator = getattr(bpy.ops.viewtime, name.removeprefix("viewtime."))
+        assert operator.get_rna_type().description, f"{name} has no tooltip"
     capture = bpy.ops.viewtime.capture.get_rna_type().properties
     assert {"what", "folder", "frame_start", "frame_end", "times", "freeze_time"} <= set(
         capture.keys()
@@ -113,7 +118,7 @@ def test_a_capture_wants_a_rig_that_is_still_there(readiness, staged) -> None:
 
 def test_a_capture_wants_times_that_fit_the_timeline(readiness, staged) -> None:
     staged.frame_start, staged.frame_end, staged.viewtime.times = 1, 8, 9
-    assert "do not divide into 9 even times" in readiness.missing_for_capture(staged)
+    assert "9 times do not fit: choose 5" in readiness.missing_for_capture(staged)
     staged.viewtime.times = 8
     assert "choose 5 or 9" in readiness.missing_for_capture(staged)
     staged.frame_end, staged.viewtime.times, staged.viewtime.freeze_time = 9, 9, 9
@@ -124,8 +129,9 @@ def test_a_capture_wants_times_that_fit_the_timeline(readiness, staged) -> None:
 
 def test_a_capture_takes_the_part_of_the_timeline_that_divides(readiness, staged) -> None:
     staged.frame_start, staged.frame_end, staged.viewtime.times = 1, 250, 9
-    assert readiness.capture_range(staged) == (1, 249)
-    assert readiness.capture_range_in_words(staged) == "Frames 1 to 249, every 31"
+    plan = readiness.capture_outlook(staged).plan
+    assert (plan.start, plan.end, plan.step) == (1, 249, 31)
+    assert str(plan) == "9 times from frames 1 to 249, every 31"
     assert readiness.missing_for_capture(staged) is None
 
 
