@@ -202,4 +202,25 @@ def _flat(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values, np.float32).reshape(-1)
 
 
+def _panels() -> list[type]:
+    """Blender's own panels that an engine which only draws pictures can use."""
+    return [
+        panel
+        for panel in bpy.types.Panel.__subclasses__()
+        if "BLENDER_RENDER" in getattr(panel, "COMPAT_ENGINES", ())
+        and not panel.__name__.startswith(("MATERIAL_", "TEXTURE_", "WORLD_"))
+    ]
+
+
+def register() -> None:
+    """Show output, colour management and view layer settings while the engine is chosen."""
+    for panel in _panels():
+        panel.COMPAT_ENGINES.add(ViewtimeSplatsEngine.bl_idname)
+
+
+def unregister() -> None:
+    for panel in _panels():
+        panel.COMPAT_ENGINES.discard(ViewtimeSplatsEngine.bl_idname)
+
+
 CLASSES = (ViewtimeSplatsEngine,)

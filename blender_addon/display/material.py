@@ -7,14 +7,13 @@ from __future__ import annotations
 import bpy
 
 from .nodes import Tree
+from .settings import MINIMUM_OPACITY
 
 MATERIAL = "Viewtime Splats"
-VERSION = 1
+VERSION = 2
 # An attribute named "color" renders black in Cycles.
 COLOR_ATTRIBUTE = "splat_color"  # scene linear rgb, opacity
-AXES_ATTRIBUTE = "splat_uv"  # place on the quad, -1 to 1; 1 is three sigma
-# exp(-r^2 / 2) at r = 3 |uv|
-_EXPONENT = -4.5
+AXES_ATTRIBUTE = "splat_uv"  # place on the quad, -1 to 1; at 1 alpha is MINIMUM_OPACITY
 
 
 def splat_material() -> bpy.types.Material:
@@ -40,10 +39,15 @@ def _build(material: bpy.types.Material) -> None:
     t = Tree(material.node_tree)
     color = t.node("ShaderNodeAttribute", attribute_name=COLOR_ATTRIBUTE)
     place = t.node("ShaderNodeAttribute", attribute_name=AXES_ATTRIBUTE).outputs["Vector"]
-    falloff = t.math(
-        "EXPONENT", t.math("MULTIPLY", t.vector("DOT_PRODUCT", place, place), _EXPONENT)
-    )
-    alpha = t.math("MULTIPLY", falloff, color.outputs["Alpha"])
+    # opacity * exp(-r^2 / 2), where r = |uv| sqrt(2 ln(opacity / MINIMUM_OPACITY)) sigma.
+    opacity = color.outputs["Alpha"]
+    square = t.vector("DOT_PRODUCT", place, place)
+    steps = t.math("DIVIDE", opacity, MINIMUM_OPACITY)
+    falloff = t.math("POWER", steps, t.math("MULTIPLY", square, -1.0))
+    inside = t.math("LESS_THAN", square, 1.0)
+    alpha = t.math("MULTIPLY", t.math("MULTIPLY", opacity, falloff), inside)
+    # 3DGS ends there as well; a fully opaque quad would end rays that pass close by.
+    alpha = t.math("MINIMUM", alpha, 0.999)
     clear = t.node("ShaderNodeBsdfTransparent").outputs[0]
     light = t.node("ShaderNodeEmission", {"Color": color.outputs["Color"]}).outputs[0]
     mixed = t.node("ShaderNodeMixShader", {0: alpha, 1: clear, 2: light}).outputs[0]

@@ -15,6 +15,8 @@ def available() -> bool:
     return kind is not None and NATIVE_TYPE in getattr(kind, "enum_items", ())
 
 
-def mark(cloud: bpy.types.PointCloud) -> None:
-    """Let Blender draw the cloud as splats; only where available()."""
-    cloud.type = NATIVE_TYPE
+def mark(cloud: bpy.types.PointCloud, native: bool = True) -> None:
+    """Let Blender draw the cloud as splats, or as points again; only where available()."""
+    wanted = NATIVE_TYPE if native else type(cloud).bl_rna.properties["type"].default
+    if cloud.type != wanted:
+        cloud.type = wanted

@@ -90,3 +90,26 @@ class Tree:
             self.tree.links.new(value, socket)
         else:
             socket.default_value = value
+
+
+class Number:
+    """A socket that adds, subtracts and multiplies as numbers do: a formula becomes nodes."""
+
+    def __init__(self, tree: Tree, socket: Value) -> None:
+        self.tree, self.socket = tree, socket
+
+    def _with(self, operation: str, a: Value, b: Value) -> Number:
+        a, b = (v.socket if isinstance(v, Number) else v for v in (a, b))
+        return Number(self.tree, self.tree.math(operation, a, b))
+
+    def __add__(self, other: Value) -> Number:
+        return self._with("ADD", self, other)
+
+    def __sub__(self, other: Value) -> Number:
+        return self._with("SUBTRACT", self, other)
+
+    def __mul__(self, other: Value) -> Number:
+        return self._with("MULTIPLY", self, other)
+
+    def __rmul__(self, other: Value) -> Number:
+        return self._with("MULTIPLY", other, self)

@@ -6,25 +6,26 @@ With the Gaussian's axes e_i in camera space and its centre p, a point of the Ga
 where its image on the plane z = p.z through the centre is: f_i = e_i - d e_i.z with d = p / p.z.
 (That is the Jacobian of the perspective projection at p, the affine approximation of EWA, in
 scene units instead of pixels, so that neither the focal length nor the resolution enter.) The
-covariance on that plane is sum f_i f_i^T; its eigenvectors span the quad, out to three sigma.
+covariance on that plane is sum f_i f_i^T; its eigenvectors span the quad, out to where its alpha
+falls below 1/255.
+
+Colour: spherical harmonics are evaluated in the tree for the active camera, at every evaluation,
+so that it holds for animated cameras and in every engine.
 """
 
 from __future__ import annotations
 
 import bpy
 
+from .harmonics import FACTORS, SH_C0, polynomials
 from .material import AXES_ATTRIBUTE, COLOR_ATTRIBUTE, splat_material
-from .nodes import Tree, Value
+from .nodes import Number, Tree, Value
+from .settings import BASE, MINIMUM_OPACITY
 
 GROUP = "Viewtime Splats"
-MODIFIER = "Viewtime Splats"
 # Raise when the tree below changes: older trees in a file are replaced.
-VERSION = 2
+VERSION = 3
 
-SIGMAS = 3.0
-SH_C0 = 0.28209479177387814
-# Below one step of eight bits nothing can be seen.
-_MINIMUM_OPACITY = 1.0 / 255.0
 # EWA's affine approximation explodes far outside the frame; clamped as in INRIA's rasteriser.
 _GUARD_BAND = 1.3
 # Cycles meets surfaces at exactly equal distance only once: splats of a flat wall seen
@@ -33,14 +34,16 @@ _GUARD_BAND = 1.3
 _DEPTH_JITTER = 1e-4
 _CENTER, _AXIS_U, _AXIS_V = "splat_center", "splat_axis_u", "splat_axis_v"
 
-
-def add_modifier(ob: bpy.types.Object) -> bpy.types.NodesModifier:
-    """The modifier that draws the object's splats as quads; added at the end when missing."""
-    modifier = ob.modifiers.get(MODIFIER)
-    if modifier is None:
-        modifier = ob.modifiers.new(MODIFIER, "NODES")
-    modifier.node_group = quads_tree()
-    return modifier
+# Inputs of the tree: name, type, default.
+_INPUTS = (
+    ("In Viewport", "NodeSocketBool", True),
+    ("View-dependent Colour", "NodeSocketBool", True),
+    ("Display Values", "NodeSocketBool", False),
+    ("Opacity From", "NodeSocketFloat", MINIMUM_OPACITY),
+    ("Size Up To", "NodeSocketFloat", 0.0),
+    ("Crop Box", "NodeSocketObject", None),
+    ("Use Crop Box", "NodeSocketBool", False),
+)
 
 
 def quads_tree() -> bpy.types.NodeTree:
@@ -51,7 +54,7 @@ def quads_tree() -> bpy.types.NodeTree:
     fresh = bpy.data.node_groups.new(GROUP, "GeometryNodeTree")
     _build(fresh)
     fresh["viewtime_version"] = VERSION
-    if tree is not None and "viewtime_version" in tree:
+    if tree is not None and tree.library is None and "viewtime_version" in tree:
         tree.user_remap(fresh)
         bpy.data.node_groups.remove(tree)
         fresh.name = GROUP
@@ -61,11 +64,16 @@ def quads_tree() -> bpy.types.NodeTree:
 def _build(tree: bpy.types.NodeTree) -> None:
     tree.is_modifier = True
     tree.interface.new_socket("Geometry", in_out="INPUT", socket_type="NodeSocketGeometry")
+    for name, kind, default in _INPUTS:
+        socket = tree.interface.new_socket(name, in_out="INPUT", socket_type=kind)
+        if default is not None:
+            socket.default_value = default
     tree.interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
     t = Tree(tree)
-    points = t.node("NodeGroupInput").outputs["Geometry"]
+    inputs = t.node("NodeGroupInput").outputs
+    points = inputs["Geometry"]
     base = t.node(
-        "GeometryNodeInputNamedAttribute", {"Name": "radiance:base"}, data_type="FLOAT_COLOR"
+        "GeometryNodeInputNamedAttribute", {"Name": BASE}, data_type="FLOAT_COLOR"
     ).outputs[0]
     split = t.node("FunctionNodeSeparateColor", {0: base})
     opacity = split.outputs["Alpha"]
@@ -75,7 +83,7 @@ def _build(tree: bpy.types.NodeTree) -> None:
     center = camera.to_camera_point(position)
     direction, guarded = camera.directions(center)
     depth = t.separate(center)[2]
-    axis_u, axis_v = _quad_axes(t, camera, guarded)
+    axis_u, axis_v = _quad_axes(t, camera, guarded, _reach(t, opacity))
     random = t.node(
         "FunctionNodeRandomValue", {"Min": -_DEPTH_JITTER, "Max": _DEPTH_JITTER}, data_type="FLOAT"
     )
@@ -86,14 +94,14 @@ def _build(tree: bpy.types.NodeTree) -> None:
         "GeometryNodeDeleteGeometry",
         {
             "Geometry": points,
-            "Selection": _hidden(t, camera, depth, opacity),
+            "Selection": _hidden(t, inputs, camera, position, depth, opacity),
         },
         domain="POINT",
     ).outputs[0]
+    points = _with_colour(t, inputs, points, split, camera.sight(position))
     points = t.store(points, _CENTER, "FLOAT_VECTOR", camera.from_camera_point(moved))
     points = t.store(points, _AXIS_U, "FLOAT_VECTOR", camera.from_camera_direction(axis_u))
     points = t.store(points, _AXIS_V, "FLOAT_VECTOR", camera.from_camera_direction(axis_v))
-    points = t.store(points, COLOR_ATTRIBUTE, "FLOAT_COLOR", _scene_linear(t, split, opacity))
     # Eevee's blended surfaces are drawn in the order of the mesh: far to near.
     points = t.node(
         "GeometryNodeSortElements", {"Geometry": points, "Sort Weight": depth}, domain="POINT"
@@ -112,7 +120,32 @@ def _build(tree: bpy.types.NodeTree) -> None:
         "GeometryNodeSetMaterial",
         {"Geometry": mesh, "Material": splat_material()},
     ).outputs[0]
-    t.node("NodeGroupOutput", {"Geometry": mesh})
+    t.node("NodeGroupOutput", {"Geometry": _unless_drawn_otherwise(t, inputs, mesh)})
+
+
+def _unless_drawn_otherwise(t: Tree, inputs: Value, quads: Value) -> Value:
+    """The quads; in a viewport that draws splats itself only the corners of their box.
+
+    The corners show nothing, but keep the object's dimensions and View Selected right. Branches
+    that are not taken are not evaluated: scrubbing pays for no quads.
+    """
+    viewport = t.node("GeometryNodeIsViewport").outputs[0]
+    idle = t.node(
+        "FunctionNodeBooleanMath", {0: viewport, 1: inputs["In Viewport"]}, operation="NIMPLY"
+    ).outputs[0]
+    box = t.node("GeometryNodeBoundBox", {"Geometry": inputs["Geometry"]}).outputs["Bounding Box"]
+    corners = t.node(
+        "GeometryNodeDeleteGeometry", {"Geometry": box}, domain="EDGE", mode="EDGE_FACE"
+    ).outputs[0]
+    return _either(t, "GEOMETRY", idle, corners, quads)
+
+
+def _either(t: Tree, kind: str, switch: Value, true: Value, false: Value) -> Value:
+    node = t.node("GeometryNodeSwitch", {"Switch": switch}, input_type=kind)
+    for name, value in (("True", true), ("False", false)):
+        socket = next(s for s in node.inputs if s.name == name and s.enabled)
+        t.tree.links.new(value, socket)
+    return next(s for s in node.outputs if s.enabled)
 
 
 class _Camera:
@@ -131,6 +164,19 @@ class _Camera:
         projection = t.node("FunctionNodeSeparateMatrix", {0: info.outputs["Projection Matrix"]})
         self._limit_x = self._limit(projection, "Column 1 Row 1", "Column 3 Row 1")
         self._limit_y = self._limit(projection, "Column 2 Row 2", "Column 3 Row 2")
+
+    def sight(self, point: Value) -> Value:
+        """Unit direction in the object's space in which the camera sees `point`."""
+        t = self.t
+        origin = self.from_camera_point((0.0, 0.0, 0.0))
+        straight = self.from_camera_direction((0.0, 0.0, -1.0))
+        toward = t.vector("SUBTRACT", point, origin)
+        mixed = t.vector(
+            "ADD",
+            t.vector("SCALE", toward, self._perspective),
+            t.vector("SCALE", straight, t.math("SUBTRACT", 1.0, self._perspective)),
+        )
+        return t.vector("NORMALIZE", mixed)
 
     def _limit(self, projection: bpy.types.Node, slope: str, shift: str) -> Value:
         """Largest |x / z| for which the projection is believed."""
@@ -173,20 +219,46 @@ class _Camera:
         return t.math("MAXIMUM", t.math("MINIMUM", value, limit), t.math("MULTIPLY", limit, -1.0))
 
 
-def _hidden(t: Tree, camera: _Camera, depth: Value, opacity: Value) -> Value:
-    """Nearer than the camera's clip start, behind it, or too faint to be seen."""
-    return t.node(
-        "FunctionNodeBooleanMath",
-        {
-            0: t.math("LESS_THAN", depth, t.math("MULTIPLY", camera.clip_start, -1.0)),
-            1: t.math("GREATER_THAN", opacity, _MINIMUM_OPACITY),
-        },
-        operation="NAND",
-    ).outputs[0]
+def _hidden(
+    t: Tree, inputs: Value, camera: _Camera, position: Value, depth: Value, opacity: Value
+) -> Value:
+    """Nearer than the camera's clip start, too faint, too large, or outside the crop box."""
+
+    def both(a: Value, b: Value, operation: str = "AND") -> Value:
+        return t.node("FunctionNodeBooleanMath", {0: a, 1: b}, operation=operation).outputs[0]
+
+    seen = both(
+        t.math("LESS_THAN", depth, t.math("MULTIPLY", camera.clip_start, -1.0)),
+        t.math("GREATER_THAN", opacity, inputs["Opacity From"]),
+    )
+    x, y, z = t.separate(t.attribute("scale", "FLOAT_VECTOR"))
+    limit = inputs["Size Up To"]
+    too_large = both(
+        t.math("GREATER_THAN", t.math("MAXIMUM", x, t.math("MAXIMUM", y, z)), limit),
+        t.math("GREATER_THAN", limit, 0.0),
+    )
+    box = t.node(
+        "GeometryNodeObjectInfo", {"Object": inputs["Crop Box"]}, transform_space="RELATIVE"
+    ).outputs["Transform"]
+    inverse = t.node("FunctionNodeInvertMatrix", {0: box}).outputs[0]
+    place = t.node("FunctionNodeTransformPoint", {"Vector": position, "Transform": inverse})
+    x, y, z = t.separate(t.vector("ABSOLUTE", place.outputs[0]))
+    far = t.math("MAXIMUM", x, t.math("MAXIMUM", y, z))
+    outside = both(t.math("GREATER_THAN", far, 1.0), inputs["Use Crop Box"])
+    kept = both(seen, both(too_large, outside, "OR"), "NIMPLY")
+    return t.node("FunctionNodeBooleanMath", {0: kept}, operation="NOT").outputs[0]
 
 
-def _quad_axes(t: Tree, camera: _Camera, direction: Value) -> tuple[Value, Value]:
-    """Half axes of the quad in camera space, at SIGMAS standard deviations."""
+def _reach(t: Tree, opacity: Value) -> Value:
+    """Standard deviations at which the alpha of a splat falls to MINIMUM_OPACITY."""
+    steps = t.math("DIVIDE", t.math("MAXIMUM", opacity, MINIMUM_OPACITY), MINIMUM_OPACITY)
+    # Logarithm to the base e; never exactly 0, so that every quad has an area.
+    power = t.math("MAXIMUM", t.math("LOGARITHM", steps, 2.718281828459045), 1e-6)
+    return t.math("SQRT", t.math("MULTIPLY", power, 2.0))
+
+
+def _quad_axes(t: Tree, camera: _Camera, direction: Value, reach: Value) -> tuple[Value, Value]:
+    """Half axes of the quad in camera space, at `reach` standard deviations."""
     scale = t.separate(t.attribute("scale", "FLOAT_VECTOR"))
     rotation = t.attribute("rotation", "QUATERNION")
     seen = []
@@ -217,23 +289,44 @@ def _quad_axes(t: Tree, camera: _Camera, direction: Value) -> tuple[Value, Value
     along = t.combine(cosine, sine, 0.0)
     across = t.combine(t.math("MULTIPLY", sine, -1.0), cosine, 0.0)
     return (
-        t.vector("SCALE", along, t.math("MULTIPLY", major, SIGMAS)),
-        t.vector("SCALE", across, t.math("MULTIPLY", minor, SIGMAS)),
+        t.vector("SCALE", along, t.math("MULTIPLY", major, reach)),
+        t.vector("SCALE", across, t.math("MULTIPLY", minor, reach)),
     )
 
 
-def _scene_linear(t: Tree, split: bpy.types.Node, opacity: Value) -> Value:
-    """Display sRGB of the splat, 0.5 + C0 * DC, as scene linear colour with opacity as alpha."""
+def _with_colour(
+    t: Tree, inputs: Value, points: Value, split: bpy.types.Node, sight: Value
+) -> Value:
+    """The points with COLOR_ATTRIBUTE: what the camera sees of each splat, and its opacity."""
     dc = t.combine(*(split.outputs[name] for name in ("Red", "Green", "Blue")))
-    display = t.vector("MAXIMUM", t.vector("ADD", t.vector("SCALE", dc, SH_C0), 0.5), 0.0)
+    plain = t.vector("ADD", t.vector("SCALE", dc, SH_C0), 0.5)
+    seen = plain
+    x, y, z = (Number(t, socket) for socket in t.separate(sight))
+    for k, (factor, term) in enumerate(zip(FACTORS, polynomials(x, y, z))):
+        coefficient = t.attribute(f"radiance:sh_{k}", "FLOAT_VECTOR")
+        seen = t.vector("ADD", seen, t.vector("SCALE", coefficient, (term * factor).socket))
+
+    def stored(display: Value) -> Value:
+        display = t.vector("MAXIMUM", display, 0.0)
+        linear = _linear(t, display)
+        value = _either(t, "VECTOR", inputs["Display Values"], display, linear)
+        red, green, blue = t.separate(value)
+        color = t.node(
+            "FunctionNodeCombineColor",
+            {"Red": red, "Green": green, "Blue": blue, "Alpha": split.outputs["Alpha"]},
+        ).outputs[0]
+        return t.store(points, COLOR_ATTRIBUTE, "FLOAT_COLOR", color)
+
+    # A switch of geometries evaluates one side; a switch of colours would evaluate both.
+    return _either(t, "GEOMETRY", inputs["View-dependent Colour"], stored(seen), stored(plain))
+
+
+def _linear(t: Tree, display: Value) -> Value:
+    """Display sRGB as scene linear colour."""
     low = t.vector("DIVIDE", display, 12.92)
     high = t.vector("POWER", t.vector("DIVIDE", t.vector("ADD", display, 0.055), 1.055), 2.4)
     above = t.vector("SIGN", t.vector("MAXIMUM", t.vector("SUBTRACT", display, 0.04045), 0.0))
-    linear = t.vector("ADD", low, t.vector("MULTIPLY", above, t.vector("SUBTRACT", high, low)))
-    red, green, blue = t.separate(linear)
-    return t.node(
-        "FunctionNodeCombineColor", {"Red": red, "Green": green, "Blue": blue, "Alpha": opacity}
-    ).outputs[0]
+    return t.vector("ADD", low, t.vector("MULTIPLY", above, t.vector("SUBTRACT", high, low)))
 
 
 def _unit_quad(t: Tree) -> Value:

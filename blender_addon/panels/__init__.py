@@ -2,12 +2,13 @@
 """The tab "Viewtime" of the 3D view's sidebar: rig, reference, generate, result, export, top down.
 Panels draw and decide nothing: readiness says what is missing, operators do the work."""
 
-from . import export, generate, reference, result, rig
+from . import display, export, generate, reference, result, rig
 
 CLASSES = (
     *rig.CLASSES,
     *reference.CLASSES,
     *generate.CLASSES,
     *result.CLASSES,
+    *display.CLASSES,
     *export.CLASSES,
 )
