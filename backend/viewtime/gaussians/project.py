@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from viewtime_formats.rig import Camera
 
-from .raster_cpu import in_parallel
+from .parallel import in_parallel
 
 UNSEEN, SAME, BEHIND, THROUGH = 0, 1, 2, 3
 """Verdicts of another view: outside its picture; the same surface; hidden behind a nearer one; the
