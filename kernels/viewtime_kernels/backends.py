@@ -71,14 +71,13 @@ def load(name: str) -> Backend | str:
 
 def choose(q: Tensor, k: Tensor, v: Tensor, *, pattern: str, views: int, times: int) -> Choice:
     """What "auto" takes for these inputs. On CUDA this may run the first-use check."""
-    grid = dict(pattern=pattern, views=views, times=times)
     others: dict[str, str] = {}
     taken: str | None = None
     for name in CANDIDATES:
         if taken is not None:
             others[name] = f"{taken} comes before it"
             continue
-        refusal = _refusal(name, q, k, v, **grid)
+        refusal = _refusal(name, q, k, v, pattern=pattern, views=views, times=times)
         if refusal is None:
             taken = name
         else:
@@ -98,15 +97,18 @@ def resolve(
     Raises ValueError for an unknown name, or with the reasons where nothing serves the inputs.
     A backend that is named is never exchanged for another.
     """
-    grid = dict(pattern=pattern, views=views, times=times)
     if name == "auto":
-        choice = choose(q, k, v, **grid)
+        choice = choose(q, k, v, pattern=pattern, views=views, times=times)
         if choice.name is None:
             raise ValueError(f"view-time attention: {choice}")
         return cast(Backend, load(choice.name))
     check_name(name)
     backend = load(name)
-    reason = backend if isinstance(backend, str) else backend.unsupported(q, k, v, **grid)
+    reason = (
+        backend
+        if isinstance(backend, str)
+        else backend.unsupported(q, k, v, pattern=pattern, views=views, times=times)
+    )
     if reason is not None:
         raise ValueError(f"backend {name!r} does not serve these inputs: {reason}")
     return cast(Backend, backend)

@@ -8,7 +8,7 @@ backend that was named, and never again for the same process, device, dtype, hea
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -53,20 +53,20 @@ def _compare(backend: Backend, peer: Backend, like: Tensor, pattern: str) -> str
     generator = torch.Generator().manual_seed(0)
     size = (4, 1, VIEWS * TIMES * SPACE, HEADS, dim)
     q, k, v, grad = torch.randn(size, generator=generator).to(like.device, like.dtype).unbind(0)
-    problem = dict(pattern=pattern, views=VIEWS, times=TIMES, scale=dim**-0.5)
+    problem: dict[str, Any] = dict(pattern=pattern, views=VIEWS, times=TIMES, scale=dim**-0.5)
     with torch.no_grad():
-        true, true_lse = peer.forward(q, k, v, **problem)  # type: ignore[arg-type]
-        truth = [true, *peer.backward(grad, q, k, v, true, true_lse, **problem), true_lse]  # type: ignore[arg-type]
+        true, true_lse = peer.forward(q, k, v, **problem)
+        truth = [true, *peer.backward(grad, q, k, v, true, true_lse, **problem), true_lse]
         try:
-            out, lse = backend.forward(q, k, v, **problem)  # type: ignore[arg-type]
-            made = [out, *backend.backward(grad, q, k, v, true, true_lse, **problem), lse]  # type: ignore[arg-type]
+            out, lse = backend.forward(q, k, v, **problem)
+            made = [out, *backend.backward(grad, q, k, v, true, true_lse, **problem), lse]
         # A kernel that does not build raises whatever its compiler does; all of it means "no".
         except Exception as error:
             return f"it raised {type(error).__name__}: {error}"
     worst = TOLERANCE.get(like.dtype, OTHER_TOLERANCE)
     wrong = []
     for part, mine, exact in zip(("out", "dq", "dk", "dv", "lse"), made, truth):
-        error = ((mine.double() - exact.double()).norm() / exact.double().norm()).item()
-        if not error <= worst:  # NaN too
-            wrong.append(f"{part} is off by {error:.2g}")
+        off = ((mine.double() - exact.double()).norm() / exact.double().norm()).item()
+        if not off <= worst:  # NaN too
+            wrong.append(f"{part} is off by {off:.2g}")
     return f"{', '.join(wrong)} of its norm, allowed {worst:.2g}" if wrong else None

@@ -68,9 +68,10 @@ def attend(
     pair = (block, block) if isinstance(block, int) else block
     space = q.shape[1] // (views * times)
     # Code that is being compiled takes the mask's making into itself: no cache is seen from there.
-    make = block_mask.__wrapped__ if torch.compiler.is_compiling() else block_mask
+    inlined = torch.compiler.is_compiling()
+    make: Callable[..., BlockMask] = block_mask.__wrapped__ if inlined else block_mask
     mask = make(pattern, views, times, space, pair, q.device)
-    run = flex_attention if torch.compiler.is_compiling() else _compiled(options.mode)
+    run: Any = flex_attention if inlined else _compiled(options.mode)
     heads_first = [x.transpose(1, 2) for x in (q, k, v)]
     if not torch.is_grad_enabled():  # on a CPU torch looks at requires_grad alone
         heads_first = [x.detach() for x in heads_first]

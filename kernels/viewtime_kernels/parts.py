@@ -64,10 +64,10 @@ class CudaFlash:
         grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         # Without dropout the generator's state is never read, yet the operator wants tensors.
-        state = torch.zeros(2, dtype=torch.int64, device=q.device)
+        seed, offset = torch.zeros(2, 1, dtype=torch.int64, device=q.device).unbind()
         return torch.ops.aten._scaled_dot_product_flash_attention_backward(
             grad, q, k, v, out, lse, None, None, q.shape[2], k.shape[2], 0.0, False,
-            state, state[:1], scale=scale,
+            seed, offset, scale=scale,
         )  # fmt: skip
 
 
@@ -93,9 +93,10 @@ class Cudnn:
             grad = torch.empty_strided(
                 out.shape, out.stride(), dtype=out.dtype, device=out.device
             ).copy_(grad)
-        state = torch.zeros(2, dtype=torch.int64, device=q.device)  # unread, as there is no dropout
+        # Without dropout the generator's state is never read, yet the operator wants tensors.
+        seed, offset = torch.zeros(2, dtype=torch.int64, device=q.device).unbind()
         return torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-            grad, q, k, v, out, lse[..., None], state[0], state[1], None, None, None,
+            grad, q, k, v, out, lse.unsqueeze(-1), seed, offset, None, None, None,
             q.shape[2], k.shape[2], 0.0, False, scale=scale,
         )  # fmt: skip
 
