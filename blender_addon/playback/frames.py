@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # Frames are sums of floats (frame + subframe): a step begins a hair before its exact frame.
-_EPSILON = 1e-4
+EPSILON = 1e-4
 # A jump of more steps than this is somebody scrubbing, not a rhythm that goes on.
 _LONGEST_STRIDE = 8
 
@@ -42,7 +42,7 @@ class Timing:
         place = self.time
         if place is None:
             place = (frame - self.offset - self.frame_start) * self.speed / self.frame_step
-        return math.floor(place + (0.5 if self.nearest else 0.0) + _EPSILON)
+        return math.floor(place + (0.5 if self.nearest else 0.0) + EPSILON)
 
     def fold(self, index: int) -> int:
         """The step that stands for an index beyond the ends."""
@@ -57,7 +57,7 @@ class Timing:
         """First and last scene frame of one pass of the sequence, both inclusive."""
         first = self.frame_start + self.offset
         length = (self.times - 1) * self.frame_step / self.speed
-        return first, first + math.ceil(length - _EPSILON)
+        return first, first + math.ceil(length - EPSILON)
 
 
 @dataclass
@@ -76,9 +76,8 @@ class Course:
         frame_range: first and last frame of the timeline, at whose end playing begins again.
         """
         index = timing.index_at(frame)
-        turned = {self.frame, frame} == {*map(float, frame_range)} and frame_range[0] < frame_range[
-            1
-        ]
+        first, last = frame_range
+        turned = first < last and {self.frame, frame} == {float(first), float(last)}
         if self.index is not None and index != self.index and not turned:
             moved = index - self.index
             self.stride = moved if abs(moved) <= _LONGEST_STRIDE else (1 if moved > 0 else -1)

@@ -30,6 +30,7 @@ _DEPTH = 8
 reader = SequenceReader()
 ahead = Prefetch()
 _courses: dict[int, Course] = {}
+_paused = False
 
 
 def sequences() -> Iterator[bpy.types.Object]:
@@ -110,7 +111,7 @@ def refresh(
     seen: the evaluated object, whose settings are those of animation and drivers at that frame.
     """
     settings = (seen or ob).viewtime
-    if not settings.enabled or not ob.viewtime.folder:
+    if _paused or not settings.enabled or not ob.viewtime.folder:
         return
     try:
         text = _show(ob, scene, seen or ob)
@@ -119,6 +120,12 @@ def refresh(
     except (OSError, RuntimeError, ReferenceError) as error:
         text = f"{ob.name}: the sequence cannot be shown: {error}"
     _tell(ob, text)
+
+
+def pause(paused: bool) -> None:
+    """Leave all objects as they are, whatever the frame, until pause(False)."""
+    global _paused
+    _paused = paused
 
 
 def forget() -> None:
@@ -210,6 +217,7 @@ __all__ = [
     "is_animated",
     "message",
     "open_sequence",
+    "pause",
     "reader",
     "refresh",
     "sequences",

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -82,6 +83,12 @@ def viewtime(extension_zip: Path) -> str:
     bpy.ops.preferences.addon_enable(module=PACKAGE)
     assert PACKAGE in bpy.context.preferences.addons, "the extension was not enabled"
     return PACKAGE
+
+
+@pytest.fixture
+def formats(viewtime: str) -> ModuleType:
+    """viewtime_formats as the extension's wheel brought it."""
+    return importlib.import_module("viewtime_formats")
 
 
 @pytest.fixture
