@@ -2,6 +2,12 @@
 """From scene cameras, clips and files to a Capture folder: rigs, cells, sources, operators.
 It leaves the scene as it found it, and never talks to the backend."""
 
-from . import ops, reference_ops, rig_list, rig_ops
+from . import ops, reference_ops, rig_file, rig_list, rig_ops
 
-CLASSES = (*rig_ops.CLASSES, *rig_list.CLASSES, *reference_ops.CLASSES, *ops.CLASSES)
+CLASSES = (
+    *rig_ops.CLASSES,
+    *rig_file.CLASSES,
+    *rig_list.CLASSES,
+    *reference_ops.CLASSES,
+    *ops.CLASSES,
+)

@@ -131,3 +131,30 @@ def warnings_of(cameras: Sequence[bpy.types.Object]) -> list[str]:
     poses = [rigid_pose(camera.matrix_world, camera.name) for camera in cameras]
     centres = np.array([pose[:3, 3] for pose in poses])
     return rig_warnings([camera.name for camera in cameras], centres, common_target(poses))
+
+
+def curve_line(ob: bpy.types.Object) -> tuple[np.ndarray, bool]:
+    """(N, 3) points along the first spline of a curve object, in the world, and whether it closes.
+
+    Raises RigError for a curve without a spline.
+    """
+    if not ob.data.splines:
+        raise RigError(f"Curve '{ob.name}' has no spline; draw one")
+    data = ob.data.copy()
+    bare = bpy.data.objects.new("Viewtime path", data)
+    try:
+        data.bevel_depth = data.extrude = data.offset = 0.0
+        data.bevel_object = data.taper_object = None
+        data.dimensions = "3D"  # a filled shape has no order of points
+        for spline in list(data.splines)[1:]:
+            data.splines.remove(spline)
+        closed = bool(data.splines[0].use_cyclic_u)
+        mesh = bare.to_mesh()
+        local = np.empty(3 * len(mesh.vertices), np.float32)
+        mesh.vertices.foreach_get("co", local)
+        bare.to_mesh_clear()
+    finally:
+        bpy.data.objects.remove(bare)
+        bpy.data.curves.remove(data)
+    matrix = np.array(ob.matrix_world, np.float64)
+    return local.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3], closed

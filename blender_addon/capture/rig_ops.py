@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The operators that make a rig: arc, orbit, dolly, grid, along a curve, selected cameras, a file.
+"""The operators that make a rig: arc, orbit, dolly, grid, along a curve, selected cameras.
 They read their arguments and report; poses.py computes and rig.py changes the scene."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import bpy
 import numpy as np
@@ -19,9 +17,8 @@ from bpy.props import (
 from mathutils import Vector
 
 from viewtime_formats.errors import RigError, ViewtimeError
-from viewtime_formats.rig import Camera, read_rig
 
-from ..conventions import blender_from_camera, rigid_pose
+from ..conventions import rigid_pose
 from .poses import (
     MAX_CAMERAS,
     aimed,
@@ -34,9 +31,8 @@ from .poses import (
 )
 from .rig import (
     active_pose,
-    add_camera,
+    curve_line,
     make_rig,
-    remove_old_rig,
     selection_centre,
     set_rig,
     warnings_of,
@@ -312,33 +308,6 @@ class VIEWTIME_OT_rig_curve(RigMaker, bpy.types.Operator):
         return [ob for ob in context.selected_objects if ob.type != "CURVE"]
 
 
-def curve_line(ob: bpy.types.Object) -> tuple[np.ndarray, bool]:
-    """(N, 3) points along the first spline of a curve object, in the world, and whether it closes.
-
-    Raises RigError for a curve without a spline.
-    """
-    if not ob.data.splines:
-        raise RigError(f"Curve '{ob.name}' has no spline; draw one")
-    data = ob.data.copy()
-    bare = bpy.data.objects.new("Viewtime path", data)
-    try:
-        data.bevel_depth = data.extrude = data.offset = 0.0
-        data.bevel_object = data.taper_object = None
-        data.dimensions = "3D"  # a filled shape has no order of points
-        for spline in list(data.splines)[1:]:
-            data.splines.remove(spline)
-        closed = bool(data.splines[0].use_cyclic_u)
-        mesh = bare.to_mesh()
-        local = np.empty(3 * len(mesh.vertices), np.float32)
-        mesh.vertices.foreach_get("co", local)
-        bare.to_mesh_clear()
-    finally:
-        bpy.data.objects.remove(bare)
-        bpy.data.curves.remove(data)
-    matrix = np.array(ob.matrix_world, np.float64)
-    return local.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3], closed
-
-
 class VIEWTIME_OT_rig_from_selection(RigOperator, bpy.types.Operator):
     """Make the selected cameras the rig, in the order in which they stand around the subject"""
 
@@ -360,79 +329,6 @@ class VIEWTIME_OT_rig_from_selection(RigOperator, bpy.types.Operator):
         return cameras
 
 
-class VIEWTIME_OT_rig_from_file(RigOperator, bpy.types.Operator):
-    """Make Blender cameras of a rig.json, or of a capture folder, and make them the rig"""
-
-    bl_idname = "viewtime.rig_from_file"
-    bl_label = "Rig from File"
-    needs_camera = False
-
-    filepath: StringProperty(
-        name="File",
-        description="A rig.json, or a capture folder that holds one",
-        subtype="FILE_PATH",
-        options={"SKIP_SAVE"},
-    )
-    filter_glob: StringProperty(default="*.json", options={"HIDDEN"})
-
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        context.window_manager.fileselect_add(self)
-        return {"RUNNING_MODAL"}
-
-    def make(self, context: bpy.types.Context) -> list[bpy.types.Object]:
-        scene = context.scene
-        path = Path(bpy.path.abspath(self.filepath))
-        if not self.filepath or not path.exists():
-            raise RigError(f"{self.filepath or 'Rig from File'}: choose a rig.json that exists")
-        rig = read_rig(path / "rig.json" if path.is_dir() else path)
-        seen = [square_pixels(camera, scene) for camera in rig.cameras]
-        # A camera that cannot be made must not leave a half-made rig behind.
-        trial = bpy.data.cameras.new("Viewtime trial")
-        ob = bpy.data.objects.new("Viewtime trial", trial)
-        try:
-            for camera in seen:
-                blender_from_camera(camera, ob, scene)
-        finally:
-            bpy.data.objects.remove(ob)
-            bpy.data.cameras.remove(trial)
-        remove_old_rig(scene)
-        cameras = []
-        for camera in seen:
-            cameras.append(add_camera(scene, bpy.data.cameras.new(camera.name), camera.name))
-            blender_from_camera(camera, cameras[-1], scene)
-        set_rig(scene, cameras)
-        if scene.camera is None:
-            scene.camera = cameras[0]
-        self.tell_shape(scene, seen[0])
-        if rig.world != "blender":
-            self.report({"INFO"}, f"The cameras stand in the file's own world ({rig.world})")
-        return cameras
-
-    def tell_shape(self, scene: bpy.types.Scene, camera: Camera) -> None:
-        x, y = scene.render.resolution_x, scene.render.resolution_y
-        if abs(camera.width / camera.height / (x / y) - 1) > 0.01:
-            self.report(
-                {"WARNING"},
-                f"The rig is for pictures of {camera.width} x {camera.height} pixels, the render "
-                f"is {x} x {y}: give the render that shape to see what the cameras saw",
-            )
-
-
-def square_pixels(camera: Camera, scene: bpy.types.Scene) -> Camera:
-    """The camera at a size where its pixels have the scene's aspect, if it is nearly so already.
-
-    Pictures scaled to a multiple of 16 pixels have pixels that are not quite square; the same
-    camera, at a fine size of another height, has.
-    """
-    fx, fy = camera.intrinsics[0, 0], camera.intrinsics[1, 1]
-    render = scene.render
-    ratio = fx / fy * render.pixel_aspect_x / render.pixel_aspect_y
-    if not 1e-4 < abs(ratio - 1) < 0.2:
-        return camera
-    fine = max(1, 50_000 // max(camera.width, camera.height))
-    return camera.resized(camera.width * fine, round(camera.height * fine * ratio))
-
-
 CLASSES = (
     VIEWTIME_OT_rig_arc,
     VIEWTIME_OT_rig_orbit,
@@ -440,5 +336,4 @@ CLASSES = (
     VIEWTIME_OT_rig_grid,
     VIEWTIME_OT_rig_curve,
     VIEWTIME_OT_rig_from_selection,
-    VIEWTIME_OT_rig_from_file,
 )
