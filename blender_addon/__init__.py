@@ -5,11 +5,14 @@ It never does any work of its own: each part says what it adds by CLASSES and re
 import bpy
 
 from . import (
+    backend_ops,
     capture,
     cli,
     display,
     export,
     generate,
+    job_ops,
+    joblist,
     panels,
     playback,
     preferences,
@@ -23,8 +26,11 @@ PARTS = (
     properties,
     preferences,
     capture,
+    joblist,
     session,
+    backend_ops,
     generate,
+    job_ops,
     playback,
     display,
     export,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The operators that send a capture to the backend, cancel its job, and start or stop the backend.
+"""The operators that send a capture to the backend and cancel its job.
 They parse arguments and report; session follows the job and writes what happens into the scene."""
 
 from __future__ import annotations
@@ -7,8 +7,9 @@ from __future__ import annotations
 import bpy
 from bpy.props import BoolProperty
 
-from . import preferences, readiness, session
+from . import link, preferences, readiness, session
 from .backend.watch import Request
+from .readiness.generate import job_options
 
 # How long viewtime.cancel waits for the end where no timer can bring it (background mode).
 CANCEL_SECONDS = 10.0
@@ -19,6 +20,7 @@ class VIEWTIME_OT_generate(bpy.types.Operator):
 
     bl_idname = "viewtime.generate"
     bl_label = "Generate"
+    bl_options = {"REGISTER"}
 
     wait: BoolProperty(
         name="Wait",
@@ -33,6 +35,12 @@ class VIEWTIME_OT_generate(bpy.types.Operator):
         options={"SKIP_SAVE"},
     )
 
+    @classmethod
+    def description(cls, _context: bpy.types.Context, properties: bpy.types.OperatorProperties):
+        if properties.resume:
+            return "Follow the scene's last job again, as far as the backend has come with it"
+        return "Send the capture to the backend and bring the splats it makes into the scene"
+
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = context.scene
         if session.current() is not None:
@@ -42,8 +50,8 @@ class VIEWTIME_OT_generate(bpy.types.Operator):
             request, job_id = self._subject(scene)
             current = session.follow(scene, request, job_id)
         except (readiness.NotReady, OSError) as error:
-            session.show(scene, state="failed", message=session.sentence(str(error)))
-            self.report({"ERROR"}, session.sentence(str(error)))
+            session.show(scene, state="failed", message=link.sentence(str(error)))
+            self.report({"ERROR"}, link.sentence(str(error)))
             return {"CANCELLED"}
         asked = self.properties.is_property_set("wait")
         if self.wait or (bpy.app.background and not asked):
@@ -64,11 +72,7 @@ class VIEWTIME_OT_generate(bpy.types.Operator):
             raise readiness.NotReady(reason)
         capture = readiness.absolute_folder(settings.capture_folder, "the capture folder")
         output = readiness.absolute_folder(settings.output_folder, "the output folder")
-        options = {
-            "route": settings.route.lower(),
-            "steps": settings.steps,
-            "seed": settings.seed,
-        }
+        options = job_options(settings)
         return Request(str(capture), str(output), options, settings.job_id or None), None
 
     def _wait_for(self, current: session.Session) -> set[str]:
@@ -98,7 +102,10 @@ class VIEWTIME_OT_cancel(bpy.types.Operator):
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
-        return session.current() is not None
+        if session.current() is None:
+            cls.poll_message_set("No job is being followed")
+            return False
+        return True
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
         current = session.current()
@@ -106,42 +113,6 @@ class VIEWTIME_OT_cancel(bpy.types.Operator):
         current.cancel()
         if bpy.app.background:
             session.pump(CANCEL_SECONDS)
-        return {"FINISHED"}
-
-
-class VIEWTIME_OT_backend_start(bpy.types.Operator):
-    """Start the backend, or attach to the one that runs in the data folder"""
-
-    bl_idname = "viewtime.backend_start"
-    bl_label = "Start Backend"
-
-    def execute(self, _context: bpy.types.Context) -> set[str]:
-        try:
-            python, data_dir = session.backend_choice()
-        except OSError as error:
-            self.report({"ERROR"}, f"The data folder cannot be used: {error}")
-            return {"CANCELLED"}
-        failure = session.run_aside(
-            lambda: session.keeper.get(python, data_dir), "Backend: starting"
-        )
-        if failure:
-            self.report({"ERROR"}, failure)
-            return {"CANCELLED"}
-        return {"FINISHED"}
-
-
-class VIEWTIME_OT_backend_stop(bpy.types.Operator):
-    """Stop the backend that this Blender started; a running job waits for its next start"""
-
-    bl_idname = "viewtime.backend_stop"
-    bl_label = "Stop Backend"
-
-    @classmethod
-    def poll(cls, _context: bpy.types.Context) -> bool:
-        return session.keeper.current() is not None
-
-    def execute(self, _context: bpy.types.Context) -> set[str]:
-        session.run_aside(session.keeper.stop, "Backend: stopping")
         return {"FINISHED"}
 
 
@@ -160,6 +131,4 @@ def _print_progress(current: session.Session) -> None:
 CLASSES = (
     VIEWTIME_OT_generate,
     VIEWTIME_OT_cancel,
-    VIEWTIME_OT_backend_start,
-    VIEWTIME_OT_backend_stop,
 )

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The job being followed and the backend behind it, as the main thread and its timer see them.
+"""The job being followed, as the main thread and its timer see it.
 It never blocks the window, and it writes to no scene but the one that the job belongs to."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import bpy
@@ -15,19 +13,16 @@ from bpy.app.handlers import persistent
 from viewtime_formats.capture import read_capture
 from viewtime_formats.errors import ViewtimeError
 
-from . import preferences
+from . import joblist, link, picture, playback, preferences
 from .backend import BackendError
-from .backend.process import Backend, Keeper, stop_all
+from .backend.process import Backend
 from .backend.watch import FINAL_STATES, Request, Update, Watcher
+from .link import sentence
 from .properties import JOB_ACTIVE
 
 TIMER_SECONDS = 0.2
 
-keeper = Keeper()
 _session: Session | None = None
-# A start or stop of the backend on its way, and the line about it (what went wrong, at its end).
-_aside: threading.Thread | None = None
-_aside_words = ""
 
 
 class Session:
@@ -37,6 +32,9 @@ class Session:
         self.scene_uid, self.watcher = scene.session_uid, watcher
         self.finished = False
         self.printed = ""
+        self._out: Path | None = None
+        self._imported = 0  # steps that the scene shows already
+        self._object_uid = 0
 
     def scene(self) -> bpy.types.Scene | None:
         """The scene, None when its file was closed or it was deleted."""
@@ -52,6 +50,7 @@ class Session:
             self._write(scene, update)
             if update.kind in ("end", "broken"):
                 self.finished = True
+                link.refresh()
                 return
 
     def cancel(self) -> None:
@@ -75,33 +74,87 @@ class Session:
         cancelling = scene.viewtime.job_state == "cancelling"
         if update.kind == "job":
             scene.viewtime.job_id = data["id"]
+            self._out = Path(data["out"])
+            link.tell("")
             # A final state comes again as the end, with everything that belongs to it.
             if not cancelling and data["state"] not in FINAL_STATES:
                 show(scene, state=data["state"], message=sentence(data["message"]))
+                if data["state"] == "queued":
+                    show(scene, progress=0.0, eta=-1.0)
         elif update.kind == "progress" and not cancelling:
-            fraction = data["step"] / data["total"] if data["total"] else 0.0
-            eta = data["eta_seconds"]
+            eta = data["job_eta_seconds"]
             show(
                 scene,
-                message=sentence(data["message"]),
-                progress=fraction,
+                message=in_words(data),
+                progress=data["fraction"],
                 eta=-1.0 if eta is None else eta,
             )
+            if data["stage"] == "reconstruct" and data["step"] > self._imported:
+                self._bring(scene, data["step"])
+        elif update.kind == "picture":
+            if (latest := self.watcher.take_picture()) is not None:
+                picture.show(latest)
         elif update.kind == "broken":
-            threading.Thread(target=keeper.drop_if_dead, daemon=True).start()
-            show(scene, state="interrupted", message=sentence(data["message"]), eta=-1.0)
+            link.desk.ask("drop", link.keeper.drop_if_dead)
+            words = sentence(data["message"])
+            link.tell(words, data["remedy"])
+            show(scene, state="interrupted", message=words, eta=-1.0)
         elif update.kind == "end":
-            words = data.get("error") or data["message"]
-            show(scene, state=data["state"], message=sentence(words), eta=-1.0)
-            if data["state"] == "succeeded":
-                show(scene, progress=1.0, message=import_result(scene, Path(data["splats"])))
+            self._end(scene, data)
+
+    def _end(self, scene: bpy.types.Scene, job: dict) -> None:
+        words = sentence(job.get("error") or job["message"])
+        show(scene, state=job["state"], message=words, eta=-1.0)
+        if "remedy" in job:
+            link.tell(words, job["remedy"])
+        if job["state"] == "succeeded":
+            known = self._object() is not None
+            words = import_result(scene, Path(job["splats"]), undo=not known)
+            show(scene, progress=1.0, message=words)
+        else:
+            picture.hide()
+            self._take_back()
+
+    def _bring(self, scene: bpy.types.Scene, steps: int) -> None:
+        """Show the timesteps that are written already, while the job goes on."""
+        first, self._imported = self._imported == 0, steps
+        if self._out is None:
+            return
+        if not first:
+            playback.refresh_all()
+            return
+        before = {ob.session_uid for ob in scene.objects}
+        import_result(scene, self._out / "splats", undo=True)
+        new = [ob for ob in scene.objects if ob.session_uid not in before]
+        self._object_uid = new[0].session_uid if new else 0
+
+    def _object(self) -> bpy.types.Object | None:
+        """The object that this job brought into the file, unless somebody has removed it."""
+        if not self._object_uid:
+            return None
+        return next((o for o in bpy.data.objects if o.session_uid == self._object_uid), None)
+
+    def _take_back(self) -> None:
+        """A job that left no files leaves no object either."""
+        ob = self._object()
+        if ob is not None and self._out is not None and not (self._out / "splats").exists():
+            data = ob.data
+            bpy.data.objects.remove(ob)
+            if data.users == 0:
+                bpy.data.pointclouds.remove(data)
 
 
-def import_result(scene: bpy.types.Scene, splats: Path) -> str:
-    """Import the sequence into the scene; a sentence about how it went."""
+def in_words(progress: dict) -> str:
+    """ "Reconstruct 3 of 9: 1200 Gaussians at time 2"."""
+    count = f" {progress['step']} of {progress['total']}" if progress["total"] else ""
+    return sentence(f"{progress['stage']}{count}: {progress['message']}")
+
+
+def import_result(scene: bpy.types.Scene, splats: Path, *, undo: bool) -> str:
+    """Import the sequence into the scene as one undo step; a sentence about how it went."""
     try:
         with bpy.context.temp_override(scene=scene, view_layer=scene.view_layers[0]):
-            bpy.ops.viewtime.import_sequence(directory=str(splats))
+            bpy.ops.viewtime.import_sequence("EXEC_DEFAULT", undo, directory=str(splats))
     except RuntimeError as error:
         # What an operator reports as an error arrives here; the splats are safe on the disk.
         return f"Done, but the splats were not imported: {_last_line(error)}"
@@ -119,77 +172,46 @@ def pump(seconds: float) -> str:
     The state is that of scene.viewtime.job_state, "" when no job is being followed.
     """
     deadline = time.monotonic() + seconds
+    link.listen()
     followed = _session
     if followed is None:
         return ""
     while not followed.finished and time.monotonic() < deadline:
         followed.drain(wait=min(0.1, seconds))
+    link.listen()
     scene = followed.scene()
     return "" if scene is None else scene.viewtime.job_state
 
 
-def backend_in_words() -> str:
-    """One line about the backend, for the panel. Does not ask over the network."""
-    if _aside is not None and _aside.is_alive():
-        return _aside_words
-    backend = keeper.current()
-    if backend is None:
-        return _aside_words or "Backend: not running"
-    if not backend.owned:
-        return f"Backend: attached on port {backend.client.port}"
-    if backend.alive():
-        return f"Backend: running (process {backend.pid})"
-    return "Backend: ended"
+def estimate(capture: str, options: dict) -> dict | str | None:
+    """What such a job would take: see link.estimate. A window is redrawn when the answer comes."""
+    found = link.estimate(capture, options)
+    if found is None:
+        ensure_timer()
+    return found
 
 
-def run_aside(action: Callable[[], object], words: str) -> str | None:
-    """Run a backend action without blocking the window; what went wrong, as far as known.
+def follow(
+    scene: bpy.types.Scene, request: Request | None, job_id: str | None, *, again: bool = False
+) -> Session:
+    """Submit the request, or follow the job that exists, in the desk's thread. Raises OSError.
 
-    In background mode there is no timer to bring the news, so there it is waited for.
+    again: have the backend run that job once more.
     """
-    global _aside, _aside_words
-    failure: list[str] = []
-
-    def run() -> None:
-        global _aside_words
-        try:
-            action()
-            _aside_words = ""
-        except (BackendError, OSError) as error:
-            failure.append(sentence(str(error)))
-            _aside_words = failure[0]
-
-    _aside_words = words
-    _aside = threading.Thread(target=run, name="viewtime backend", daemon=True)
-    _aside.start()
-    if bpy.app.background:
-        _aside.join()
-    else:
-        _ensure_timer()
-    return failure[0] if failure else None
-
-
-def backend_choice() -> tuple[str, Path]:
-    """What opening the backend needs from bpy, read on the main thread. Raises OSError."""
-    return preferences.backend_python(), preferences.data_dir()
-
-
-def follow(scene: bpy.types.Scene, request: Request | None, job_id: str | None) -> Session:
-    """Submit the request, or follow the job that exists, in a thread. Raises OSError."""
     global _session
-    python, data_dir = backend_choice()
+    choice = preferences.choice()
 
     def open_backend() -> Backend:
         if request is not None:
             _check_capture(request.capture)
-        return keeper.get(python, data_dir)
+        return link.keeper.get(choice)
 
-    watcher = Watcher(open_backend, request, job_id)
+    watcher = Watcher(open_backend, request, job_id, again=again)
     _session = Session(scene, watcher)
+    picture.hide()
     show(scene, state="submitting", message="Starting the backend", progress=0.0, eta=-1.0)
-    watcher.start()
-    if not bpy.app.background:
-        _ensure_timer()
+    link.desk.follow(watcher)
+    ensure_timer()
     return _session
 
 
@@ -220,11 +242,6 @@ def show(
         settings.job_eta = eta
 
 
-def sentence(text: str) -> str:
-    text = " ".join(text.split())
-    return text[:1].upper() + text[1:]
-
-
 def _last_line(error: Exception) -> str:
     """The sentence in what bpy.ops raises: an error or a traceback, then where it was called."""
     lines = [line for line in str(error).splitlines() if line and not line.startswith("Location:")]
@@ -234,23 +251,26 @@ def _last_line(error: Exception) -> str:
 # ---- the timer of the window ---------------------------------------------------------------------
 
 
-def _ensure_timer() -> None:
-    if not bpy.app.timers.is_registered(_tick):
+def ensure_timer() -> None:
+    """Have the window take in what the desk's thread brings; scripts in background use pump."""
+    if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, first_interval=TIMER_SECONDS, persistent=True)
 
 
 def _tick() -> float | None:
+    link.listen()
+    link.look_again()
     if _session is not None and not _session.finished:
         _session.drain()
+    joblist.bring_up_to_date()
     _redraw()
-    busy = current() is not None or (_aside is not None and _aside.is_alive())
-    return TIMER_SECONDS if busy else None
+    return TIMER_SECONDS if current() is not None or link.busy() else None
 
 
 def _redraw() -> None:
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type == "VIEW_3D":
+            if area.type in ("VIEW_3D", "PREFERENCES"):
                 area.tag_redraw()
 
 
@@ -259,6 +279,7 @@ def _file_loaded(_path: str) -> None:
     """Let go of the job of the closed file, and say it when the new one was saved mid-job."""
     if _session is not None and _session.scene() is None:
         _session.leave()
+    joblist.bring_up_to_date(anew=True)
     for scene in bpy.data.scenes:
         scene.viewtime.capture_message = ""
         if scene.viewtime.job_state in JOB_ACTIVE:
@@ -280,5 +301,5 @@ def unregister() -> None:
         bpy.app.timers.unregister(_tick)
     if _session is not None:
         _session.leave()
-    keeper.stop()
-    stop_all()
+    link.forget()
+    picture.unregister()

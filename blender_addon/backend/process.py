@@ -12,11 +12,20 @@ import re
 import secrets
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import IO, Any
 
-from . import PROTOCOL, BackendError, BackendRefused, BackendUnreachable
-from .client import Client
+from . import (
+    INSTALL,
+    PREFERENCES,
+    PROTOCOL,
+    BackendBusy,
+    BackendError,
+    BackendRefused,
+    BackendUnreachable,
+)
+from .client import LOOPBACK, Client
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 5.0
@@ -90,25 +99,34 @@ class Backend:
         self.process.wait(seconds)
 
 
-def start(python: str | Path, data_dir: Path, *, seconds: float = READY_SECONDS) -> Backend:
+def start(
+    python: str | Path,
+    data_dir: Path,
+    *,
+    arguments: tuple[str, ...] = (),
+    seconds: float = READY_SECONDS,
+    give_up: threading.Event | None = None,
+) -> Backend:
     """Start a backend that lives no longer than this process, and wait until it is ready.
 
-    Blocks for up to `seconds`: in a window, call it from a thread. Raises BackendError with what
-    to do about it when the interpreter or the package is missing, when the backend refuses to
-    start, or when it speaks another protocol.
+    arguments: more words for `viewtime serve`. Blocks for up to `seconds` or until give_up is
+    set: in a window, call it from a thread. Raises BackendError with what to do about it when the
+    interpreter or the package is missing, when the backend refuses to start (BackendBusy when
+    another one holds the data folder), or when it speaks another protocol.
     """
     if not str(python):
         raise BackendError(
-            "no backend Python is set: choose it in Viewtime's preferences "
-            "(the Python of the environment where viewtime is installed)"
+            "no backend Python is set: install the backend, or choose the Python of the "
+            "environment where viewtime is installed in Viewtime's preferences",
+            INSTALL,
         )
     data_dir = data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
     log = data_dir / "backend.log"
     token = secrets.token_hex(32)
-    process = _spawn(str(python), data_dir, log)
+    process = _spawn(str(python), data_dir, log, arguments)
     try:
-        ready = _handshake(process, token, log, str(python), seconds)
+        ready = _handshake(process, token, log, str(python), seconds, give_up)
     except BaseException:
         _close(process.stdin)
         process.kill()
@@ -148,6 +166,51 @@ def attach(data_dir: Path) -> Backend | None:
     return Backend(client, instance)
 
 
+def connect(host: str, port: int, token: str) -> Backend:
+    """A backend that runs somewhere already; it is never ours to stop.
+
+    Raises BackendError: nobody answers, the token is refused, another program has the port, or
+    another protocol is spoken.
+    """
+    client = Client(port, token, host=host, read_seconds=5.0)
+    try:
+        health = client.health()
+    except BackendUnreachable as error:
+        raise BackendUnreachable(
+            f"no backend answers at {host}:{port}: start it there (viewtime serve), or correct "
+            "the address in Viewtime's preferences",
+            PREFERENCES,
+        ) from error
+    finally:
+        client.close()
+    if not isinstance(health, dict) or "instance" not in health:
+        raise BackendRefused(f"what answers at {host}:{port} is no backend", 502, PREFERENCES)
+    _check_protocol(health.get("protocol"), f"the backend at {host}:{port}")
+    return Backend(Client(port, token, host=host), str(health["instance"]))
+
+
+def parse_address(text: str, *, anywhere: bool = False) -> tuple[str, int]:
+    """("127.0.0.1", 4711) from "4711", "localhost:4711" or the like. Raises BackendError.
+
+    anywhere: whether a host that is not this computer is wanted.
+    """
+    host, _, port = text.strip().rpartition(":")
+    host = host.removeprefix("http://").strip("/") or LOOPBACK
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise BackendError(
+            f"the backend's address is {text!r}; a port, or HOST:PORT, is needed", PREFERENCES
+        )
+    if host == "localhost":
+        host = LOOPBACK
+    if host != LOOPBACK and not anywhere:
+        raise BackendError(
+            f"the backend's address is {text!r}, which is not this computer: allow that in "
+            "Viewtime's preferences, or use an SSH tunnel to a port of this computer",
+            PREFERENCES,
+        )
+    return host, int(port)
+
+
 def stop_all() -> None:
     """Stop every backend this process started (at exit, and when the add-on is disabled)."""
     for backend in tuple(_owned):
@@ -165,14 +228,17 @@ def clean_environment() -> dict[str, str]:
     return environment
 
 
-def _spawn(python: str, data_dir: Path, log: Path) -> subprocess.Popen[bytes]:
-    arguments: dict[str, Any] = {}
+def quiet() -> dict[str, Any]:
+    """For subprocess: no console window on Windows, no Ctrl-C from Blender's terminal elsewhere."""
     if os.name == "nt":
-        arguments["creationflags"] = subprocess.CREATE_NO_WINDOW
-    else:
-        # Ctrl-C in Blender's terminal is meant for Blender; the lease ends the backend.
-        arguments["start_new_session"] = True
-    command = [python, "-m", "viewtime", "serve", "--parent-lease", "--data", str(data_dir)]
+        return {"creationflags": subprocess.CREATE_NO_WINDOW}
+    return {"start_new_session": True}
+
+
+def _spawn(
+    python: str, data_dir: Path, log: Path, more: tuple[str, ...]
+) -> subprocess.Popen[bytes]:
+    command = [python, "-m", "viewtime", "serve", "--parent-lease", "--data", str(data_dir), *more]
     try:
         with log.open("wb") as stderr:
             return subprocess.Popen(
@@ -183,17 +249,24 @@ def _spawn(python: str, data_dir: Path, log: Path) -> subprocess.Popen[bytes]:
                 env=clean_environment(),
                 # -m looks in the working folder first; this one holds nothing to import.
                 cwd=data_dir,
-                **arguments,
+                # The lease ends the backend, not a signal meant for Blender.
+                **quiet(),
             )
     except OSError as error:
         raise BackendError(
             f"the backend's Python cannot be run: {python} ({error.strerror}); "
-            "choose it again in Viewtime's preferences"
+            "choose it again in Viewtime's preferences",
+            PREFERENCES,
         ) from error
 
 
 def _handshake(
-    process: subprocess.Popen[bytes], token: str, log: Path, python: str, seconds: float
+    process: subprocess.Popen[bytes],
+    token: str,
+    log: Path,
+    python: str,
+    seconds: float,
+    give_up: threading.Event | None,
 ) -> dict[str, Any]:
     """Hand over the token and return the ready line. Raises BackendError."""
     assert process.stdin is not None and process.stdout is not None
@@ -206,15 +279,19 @@ def _handshake(
     threading.Thread(
         target=_read_stdout, args=(process.stdout, lines), name="viewtime stdout", daemon=True
     ).start()
-    try:
-        line = lines.get(timeout=seconds)
-    except queue.Empty:
-        raise BackendError(
-            f"the backend was not ready after {seconds:.0f} s; its log: {log}"
-        ) from None
+    line, deadline = None, time.monotonic() + seconds
+    while line is None:
+        if give_up is not None and give_up.is_set():
+            raise BackendError("the start of the backend was given up")
+        try:
+            line = lines.get(timeout=0.05)
+        except queue.Empty:
+            if time.monotonic() > deadline:
+                raise BackendError(
+                    f"the backend was not ready after {seconds:.0f} s; its log: {log}"
+                ) from None
     if not line:
-        code = _exit_code(process)
-        raise BackendError(_why_it_ended(code, log, python))
+        raise _why_it_ended(_exit_code(process), log, python)
     try:
         ready = json.loads(line)
         _check_protocol(ready["protocol"], f"the viewtime of {python}")
@@ -244,25 +321,40 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
         return None
 
 
-def _why_it_ended(code: int | None, log: Path, python: str) -> str:
+def _why_it_ended(code: int | None, log: Path, python: str) -> BackendError:
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         lines = []
     last = lines[-1] if lines else "it said nothing"
     if re.search(r"No module named '?viewtime'?$", last):
-        return (
+        return BackendError(
             f"{python} has no viewtime: install it into that Python, "
-            "or choose another one in Viewtime's preferences"
+            "or choose another one in Viewtime's preferences",
+            INSTALL,
         )
-    return f"the backend did not start (exit code {code}): {last}"
+    if missing := re.search(r"No module named '?([\w.]+)'?$", last):
+        return BackendError(
+            f"the backend's Python lacks {missing[1]}: its installation is incomplete; "
+            "install the backend again",
+            INSTALL,
+        )
+    if "another Viewtime backend" in last:
+        return BackendBusy(last.removeprefix("viewtime: "))
+    if "unrecognized arguments" in last:
+        return BackendError(_OTHER_VERSION.format(who=f"the viewtime of {python}"), INSTALL)
+    return BackendError(f"the backend did not start (exit code {code}): {last}", INSTALL)
+
+
+_OTHER_VERSION = "{who} is of another version than this add-on: install the backend again"
 
 
 def _check_protocol(protocol: object, who: str) -> None:
     if protocol != PROTOCOL:
         raise BackendError(
             f"{who} speaks protocol {protocol}, this add-on {PROTOCOL}: "
-            "update the older of the two (viewtime doctor and the manifest show the versions)"
+            "install the backend again, or update the add-on, whichever is older",
+            INSTALL,
         )
 
 
@@ -272,47 +364,3 @@ def _close(stream: IO[bytes] | None) -> None:
             stream.close()
     except OSError:
         pass  # A broken pipe: the other end is gone, which is what we wanted.
-
-
-class Keeper:
-    """Holds the one backend that the add-on talks to at a time. Safe to use from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._backend: Backend | None = None
-        self._wanted: tuple[str, Path] | None = None
-
-    def get(self, python: str, data_dir: Path) -> Backend:
-        """The running backend, else one that a person started there, else a new one. Blocks.
-
-        Raises BackendError as start and attach do.
-        """
-        with self._lock:
-            if self._backend is not None:
-                if self._wanted == (python, data_dir) and self._backend.alive():
-                    return self._backend
-                self._backend.stop()
-                self._backend = None
-            self._backend = attach(data_dir) or start(python, data_dir)
-            self._wanted = (python, data_dir)
-            return self._backend
-
-    def current(self) -> Backend | None:
-        """What get returned last, alive or not; never blocks on a start in progress."""
-        return self._backend
-
-    def drop_if_dead(self) -> None:
-        """Forget a backend that no longer answers. Blocks for as long as asking takes."""
-        with self._lock:
-            if self._backend is not None and not self._backend.alive():
-                self._backend.stop()
-                self._backend = None
-
-    def stop(self) -> bool:
-        """Stop our backend, or let go of one we attached to; False when there is none."""
-        with self._lock:
-            backend, self._backend = self._backend, None
-        if backend is None:
-            return False
-        backend.stop()
-        return True

