@@ -4,17 +4,20 @@ where tensors are asked for."""
 
 from typing import Any
 
-from .raster_cpu import Projected, Rendered, gather_colour, project
+from .raster_cpu import Projected, Rendered, project
 from .rendering import render
+from .weights import Weights, gather_colour, weigh
 
 __all__ = [
     "CameraTensors",
     "GaussianTensors",
     "Projected",
     "Rendered",
+    "Weights",
     "gather_colour",
     "project",
     "render",
+    "weigh",
 ]
 
 

@@ -96,31 +96,6 @@ class Projected:
             shades = np.maximum(rgb.take(self.drawn, axis=0), np.float32(0))
         return _finished(self.blend(shades)[0], np.asarray(background, np.float32))
 
-    def gather(self, picture: ArrayLike) -> tuple[Float32, Float32]:
-        """As `gather_colour`."""
-        pixels = np.require(picture, np.float32, ["C", "W"])
-        if pixels.shape != (self.height, self.width, 3):
-            raise ValueError(
-                f"gather_colour: picture {pixels.shape} for a camera of "
-                f"{self.width} x {self.height} pixels"
-            )
-        # Every pair of splat and tile sums up apart, and then in one order, so that the sum is the
-        # same to the last bit for any number of threads.
-        pairs = np.zeros((len(self.listed), 4), np.float32)
-        in_parallel(
-            lambda start, stop: tiles.gather(
-                start, stop, self.tiles_x, self.per_tile, self.listed, self.drawn, self.first,
-                self.splats, self.boxes, pixels, pairs,
-            ),
-            len(self.per_tile) - 1,
-            PIECES,
-        )  # fmt: skip
-        total = np.empty((self.count, 4), np.float32)
-        in_parallel(
-            lambda start, stop: tiles.sum_pairs(start, stop, self.first, pairs, total), self.count
-        )
-        return total[:, :3], total[:, 3]
-
 
 def _finished(out: Float32, background: Float32) -> Rendered:
     through = out[..., 4]
@@ -198,7 +173,7 @@ def project_arrays(
     shades, boxes = np.empty((count, 3), np.float32), np.empty((count, 4), np.int32)
     pose, center, lens, size = camera_arrays(pose, intrinsics, width, height)
     in_parallel(
-        lambda start, stop: splatting.project(
+        lambda start, stop: splatting.project(  # type: ignore[call-arg]
             start, stop, *arrays, plain, pose, center, lens, size, float(dilation), float(near),
             splats, shades, boxes,
         ),
@@ -266,29 +241,3 @@ def render(
             zero quaternions and opacities outside [0, 1].
     """
     return project(gaussians, camera, dilation=dilation, near=near).render(background)
-
-
-def gather_colour(
-    gaussians: Gaussians,
-    camera: Camera,
-    picture: ArrayLike,
-    *,
-    dilation: float = DILATION,
-    near: float = NEAR,
-) -> tuple[Float32, Float32]:
-    """The adjoint of `render` in its colours: what a picture says to each Gaussian.
-
-    A pixel of `render` is the sum over Gaussians of weight x colour, where the weight is alpha
-    times transmittance; this is the sum over pixels of the same weight x picture.
-
-    Args:
-        gaussians, camera, dilation, near: as for render.
-        picture: (H, W, 3), a residual or a gradient with respect to the colour.
-
-    Returns:
-        sums (N, 3) and the weights' own sums (N,), both 0 for Gaussians that the camera misses.
-
-    Raises:
-        ValueError: as render, and when the picture is not of the camera's size.
-    """
-    return project(gaussians, camera, dilation=dilation, near=near).gather(picture)

@@ -135,7 +135,7 @@ def _add_gradients(
     colours."""
     means, scales, rotations, _, colours = arrays
     in_parallel(
-        lambda start, stop: splatting.project_backward(
+        lambda start, stop: splatting.project_backward(  # type: ignore[call-arg]
             start, stop, view.first, pairs, means, scales, rotations, colours, plain, *camera,
             float(dilation), *grads,
         ),

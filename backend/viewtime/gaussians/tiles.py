@@ -73,7 +73,8 @@ def list_pairs(boxes, tiles_x, place, listed):
 
 
 @njit(cache=True, nogil=True)
-def _new_tile():
+def new_tile():
+    """The planes of a tile; X and Y are set, the rest is 0."""
     s = np.zeros(_PLANES * AREA, np.float32)
     for k in range(AREA):
         s[7 * AREA + k] = _F(k % TILE)
@@ -82,7 +83,17 @@ def _new_tile():
 
 
 @njit(cache=True, nogil=True)
-def _alive(s):
+def open_tile(s, rows, columns):
+    """Transmittance 1 inside the picture, finished outside, all sums 0."""
+    s[: 6 * AREA] = 0
+    for y in range(TILE):
+        for x in range(TILE):
+            s[y * TILE + x] = _ONE if y < rows and x < columns else -_ONE
+
+
+@njit(cache=True, nogil=True)
+def alive(s):
+    """Whether any pixel of a tile takes more splats."""
     most = _ZERO
     for k in range(AREA):
         most = max(most, s[k])
@@ -94,17 +105,14 @@ def blend(start, stop, tiles_x, per_tile, listed, splats, shades, boxes, out, la
     """Blend tiles start..stop into out (H, W, 5): r, g, b, z, transmittance, and last (H, W): how
     many of the tile's list were looked at until the pixel's last contribution."""
     height, width = last.shape
-    s = _new_tile()  # planes: transmittance (negative once finished), r, g, b, z, last
+    s = new_tile()  # planes: transmittance (negative once finished), r, g, b, z, last
     for tile in range(start, stop):
         top, left = tile // tiles_x * TILE, tile % tiles_x * TILE
         rows, columns = min(TILE, height - top), min(TILE, width - left)
-        s[: 6 * AREA] = 0
-        for y in range(TILE):
-            for x in range(TILE):
-                s[y * TILE + x] = _ONE if y < rows and x < columns else -_ONE
+        open_tile(s, rows, columns)
         begin = per_tile[tile]
         for n in range(begin, per_tile[tile + 1]):
-            if (n - begin) % 32 == 31 and not _alive(s):
+            if (n - begin) % 32 == 31 and not alive(s):
                 break
             i = listed[n]
             u, v = splats[i, 0] - _HALF - _F(left), splats[i, 1] - _HALF - _F(top)
@@ -139,7 +147,7 @@ def blend(start, stop, tiles_x, per_tile, listed, splats, shades, boxes, out, la
 
 
 @njit(cache=True, nogil=True)
-def _slot(i, tile, tiles_x, boxes, drawn, first):
+def slot(i, tile, tiles_x, boxes, drawn, first):
     """Where the pair of splat i and a tile lies among the pairs of its Gaussian."""
     x0, x1 = boxes[i, 0] // TILE, (boxes[i, 1] - 1) // TILE
     row, column = tile // tiles_x - boxes[i, 2] // TILE, tile % tiles_x - x0
@@ -154,7 +162,7 @@ def blend_backward(
     """Gradients of splats from d_out (H, W, 5), the gradient of `blend`'s out, into pairs (P, 10):
     U, V, A, B, C, opacity, z, r, g, b. Walks each tile's list back to front."""
     height, width = last.shape
-    s = _new_tile()  # planes: transmittance, what lies behind, d r, d g, d b, d z, last
+    s = new_tile()  # planes: transmittance, what lies behind, d r, d g, d b, d z, last
     for tile in range(start, stop):
         top, left = tile // tiles_x * TILE, tile % tiles_x * TILE
         rows, columns = min(TILE, height - top), min(TILE, width - left)
@@ -208,7 +216,7 @@ def blend_backward(
                 m20 += dp * dx * dx
                 m11 += dp * dx * dy
                 m02 += dp * dy * dy
-            k = _slot(i, tile, tiles_x, boxes, drawn, first)
+            k = slot(i, tile, tiles_x, boxes, drawn, first)
             pairs[k, 0] = -(_F(2) * a * m10 + b * m01)
             pairs[k, 1] = -(b * m10 + _F(2) * c * m01)
             pairs[k, 2], pairs[k, 3], pairs[k, 4] = _HALF * m20, m11, _HALF * m02
@@ -218,50 +226,23 @@ def blend_backward(
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def gather(start, stop, tiles_x, per_tile, listed, drawn, first, splats, boxes, picture, pairs):
-    """Weight x picture (H, W, 3), and weight, of each splat in tiles start..stop, into pairs
-    (P, 4). The walk and the weights are those of `blend`."""
-    height, width = picture.shape[:2]
-    s = _new_tile()  # planes: transmittance (negative once finished), r, g, b
-    for tile in range(start, stop):
-        top, left = tile // tiles_x * TILE, tile % tiles_x * TILE
-        rows, columns = min(TILE, height - top), min(TILE, width - left)
-        s[: 4 * AREA] = 0
-        for y in range(TILE):
-            for x in range(TILE):
-                k = y * TILE + x
-                s[k] = -_ONE
-                if y < rows and x < columns:
-                    s[k] = _ONE
-                    for q in range(3):
-                        s[(q + 1) * AREA + k] = picture[top + y, left + x, q]
-        begin = per_tile[tile]
-        for n in range(begin, per_tile[tile + 1]):
-            if (n - begin) % 32 == 31 and not _alive(s):
-                break
-            i = listed[n]
-            u, v = splats[i, 0] - _HALF - _F(left), splats[i, 1] - _HALF - _F(top)
-            a, b, c = _HALF * splats[i, 2], splats[i, 3], _HALF * splats[i, 4]
-            opacity, reach = splats[i, 5], splats[i, 7]
-            red = green = blue = total = _ZERO
-            y0, y1 = max(boxes[i, 2] - top, 0), min(boxes[i, 3] - top, TILE)
-            for at in range(y0 * TILE, y1 * TILE):
-                j = np.uint64(at)
-                dx, dy = s[j + _X] - u, s[j + _Y] - v
-                p = (a * dx + b * dy) * dx + c * dy * dy
-                alpha = min(opacity * _fade(p), MAX_ALPHA)
-                through = s[j]
-                after = through - through * alpha
-                hit = (p <= reach) & (through > _ZERO)
-                counts = hit & (after > OPAQUE)
-                weight = through * alpha if counts else _ZERO
-                s[j] = after if counts else (-through if hit else through)
-                red += weight * s[j + _P1]
-                green += weight * s[j + _P2]
-                blue += weight * s[j + _P3]
-                total += weight
-            k = _slot(i, tile, tiles_x, boxes, drawn, first)
-            pairs[k, 0], pairs[k, 1], pairs[k, 2], pairs[k, 3] = red, green, blue, total
+def weigh_splat(i, top, left, splats, boxes, s):
+    """One splat's step of `blend` in a tile: its weights into plane 1 of s, in its box's rows."""
+    u, v = splats[i, 0] - _HALF - _F(left), splats[i, 1] - _HALF - _F(top)
+    a, b, c = _HALF * splats[i, 2], splats[i, 3], _HALF * splats[i, 4]
+    opacity, reach = splats[i, 5], splats[i, 7]
+    y0, y1 = max(boxes[i, 2] - top, 0), min(boxes[i, 3] - top, TILE)
+    for at in range(y0 * TILE, y1 * TILE):
+        j = np.uint64(at)
+        dx, dy = s[j + _X] - u, s[j + _Y] - v
+        p = (a * dx + b * dy) * dx + c * dy * dy
+        alpha = min(opacity * _fade(p), MAX_ALPHA)
+        through = s[j]
+        after = through - through * alpha
+        hit = (p <= reach) & (through > _ZERO)
+        counts = hit & (after > OPAQUE)
+        s[j] = after if counts else (-through if hit else through)
+        s[j + _P1] = through * alpha if counts else _ZERO
 
 
 @njit(cache=True, nogil=True)

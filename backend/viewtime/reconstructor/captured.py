@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from viewtime.gaussians.lift import Surfels, clean_depth, surfels
 from viewtime.gaussians.ops import concatenate
 from viewtime.gaussians.project import SAME, THROUGH, judge_points, project_points
-from viewtime.gaussians.raster_cpu import gather_colour, render
-from viewtime_formats.gaussians import SH_C0, Gaussians
+from viewtime.gaussians.raster_cpu import project
+from viewtime.gaussians.weights import weigh
+from viewtime_formats.gaussians import Gaussians, rgb_to_sh0, sh0_to_rgb
 from viewtime_formats.rig import Camera
 
 Float32 = NDArray[np.float32]
@@ -147,15 +148,16 @@ def refit_colours(
     Returns:
         The same Gaussians in new colours, which may leave [0, 1] a little.
     """
-    sh = gaussians.sh.copy()
+    colours = sh0_to_rgb(gaussians.sh[:, 0])
+    behind = np.asarray(background, np.float32)
+    # Only the colours change from round to round: what each camera sees is worked out once.
+    views = [weigh(project(gaussians, camera, dilation=DILATION)) for camera in cameras]
+    wanted = [image - view.through[..., None] * behind for image, view in zip(images, views)]
     for _ in range(rounds):
-        sums, weights = np.zeros((len(sh), 3), np.float32), np.zeros(len(sh), np.float32)
-        current = replace(gaussians, sh=sh)
-        for image, camera in zip(images, cameras):
-            shown = render(current, camera, background=background, dilation=DILATION).color
-            gathered = gather_colour(current, camera, image - shown, dilation=DILATION)
+        sums, weights = np.zeros_like(colours), np.zeros(len(colours), np.float32)
+        for target, view in zip(wanted, views):
+            gathered = view.gather(target - view.show(colours))
             sums += gathered[0]
             weights += gathered[1]
-        # SH coefficients and colours differ by a factor, and so do their steps.
-        sh[:, 0] += sums / np.maximum(weights, FAINT)[:, None] / np.float32(SH_C0)
-    return replace(gaussians, sh=sh)
+        colours += sums / np.maximum(weights, FAINT)[:, None]
+    return replace(gaussians, sh=rgb_to_sh0(colours)[:, None])
