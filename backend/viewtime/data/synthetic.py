@@ -192,11 +192,17 @@ def _motion(rng: np.random.Generator, size: float, speed: float) -> Motion:
     return Motion(along, cross, np.zeros(3), period, phase, hop, axis, spin)
 
 
-def random_scene(seed: int, *, still: bool = False) -> Scene:
-    """A scene of 2 to 7 bodies, very different from seed to seed. still=True: nothing moves."""
+def random_scene(seed: int, *, still: bool = False, ground: bool | None = None) -> Scene:
+    """A scene of 2 to 7 bodies, very different from seed to seed. still=True: nothing moves.
+
+    ground: True, there is one; False, the bodies float before plain white, as renders of single
+    objects do; None leaves it to the seed.
+    """
     rng = np.random.default_rng([seed, 11])
     speed = 0.0 if still else rng.choice([0.04, 0.1, 0.2, 0.35]) * rng.uniform(0.6, 1.4)
     has_ground = rng.random() < 0.88
+    has_ground = has_ground if ground is None else ground
+    white = ground is False
     bodies: list[Body] = []
     spread = rng.uniform(0.9, 2.2)
     for _ in range(int(rng.integers(2, 8))):
@@ -232,8 +238,12 @@ def random_scene(seed: int, *, still: bool = False) -> Scene:
     if has_ground and rng.random() < 0.3:
         bodies.extend(_walls(rng, spread))
     target = np.array([*rng.uniform(-0.3, 0.3, 2), rng.uniform(0.3, 0.9)])
-    ground = _material(rng, 1.0, ground=True) if has_ground else None
-    return Scene(tuple(bodies), _light(rng), ground, target, spread + 0.6)
+    floor = _material(rng, 1.0, ground=True) if has_ground else None
+    light = _light(rng)
+    if white:
+        light[rc.HORIZON : rc.HORIZON + 3] = light[rc.ZENITH : rc.ZENITH + 3] = 1.0
+        light[rc.SHOULDER] = 0.0
+    return Scene(tuple(bodies), light, floor, target, spread + 0.6)
 
 
 def _walls(rng: np.random.Generator, spread: float) -> list[Body]:
@@ -364,6 +374,7 @@ def sample_grid(
     *,
     height: int | None = None,
     still: bool = False,
+    ground: bool | None = None,
     first_time: float = 0.0,
     frame_step: float = 1.0,
 ) -> tuple[FrameGrid, Rig]:
@@ -373,7 +384,7 @@ def sample_grid(
     first_time + t * frame_step frames. The same arguments give the same arrays.
     """
     height = size if height is None else height
-    scene = random_scene(seed, still=still)
+    scene = random_scene(seed, still=still, ground=ground)
     rig = random_rig(seed, scene, views, size, height)
     frames = np.empty((views, times, 3, height, size), np.float32)
     depth = np.empty((views, times, height, size), np.float32)

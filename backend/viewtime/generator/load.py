@@ -9,6 +9,7 @@ prior_embedding.safetensors and added.safetensors. Nothing is ever downloaded.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def load_generator(
     device = torch.device(device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     _require_weights(folder / "transformer")
-    config = _read_config(folder / "config.json") if config is None else config
+    config = read_config(folder / "config.json") if config is None else config
     options: dict[str, Any] = dict(use_safetensors=True, local_files_only=True, torch_dtype=dtype)
     try:
         transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", **options)
@@ -124,36 +125,46 @@ def load_generator(
 
 
 def save_generator(
-    folder: Path, model: ViewTimeTransformer, *, dtype: torch.dtype = torch.float32
+    folder: Path,
+    model: ViewTimeTransformer,
+    *,
+    dtype: torch.dtype = torch.float32,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write transformer/, config.json and prior_embedding.safetensors; codecs are not written."""
+    """Write transformer/, config.json and what is ours; codecs and text encoders are not written.
+
+    state: the model's whole state where the model itself holds shards; None is the model's own.
+    """
     from safetensors.torch import save_file
 
     (folder / "transformer").mkdir(parents=True, exist_ok=True)
-    transformer = model.transformer
-    transformer.save_config(folder / "transformer")
-    state = {k: x.detach().to(dtype).contiguous() for k, x in transformer.state_dict().items()}
-    save_file(
-        state,
-        folder / "transformer" / "diffusion_pytorch_model.safetensors",
-        metadata={"format": "pt"},
-    )
+    model.transformer.save_config(folder / "transformer")
+    whole = model.state_dict() if state is None else state
+
+    def part(*names: str) -> dict[str, Tensor]:
+        """The tensors below one name, under their names there; below several, under full names."""
+        cut = f"{names[0]}." if len(names) == 1 else ""
+        return {
+            key.removeprefix(cut): value.detach().to(dtype).contiguous()
+            for key, value in whole.items()
+            if key.startswith(tuple(f"{name}." for name in names))
+        }
+
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file(part("transformer"), weights, metadata={"format": "pt"})
     if model.prior_embedding is not None:
-        embedding = {k: x.detach().to(dtype) for k, x in model.prior_embedding.state_dict().items()}
-        save_file(embedding, folder / "prior_embedding.safetensors")
-    added = {
-        f"{name}.{key}": x.detach().to(dtype).contiguous()
-        for name, module in _added_parts(model).items()
-        for key, x in module.state_dict().items()
-    }
-    if added:
+        save_file(part("prior_embedding"), folder / "prior_embedding.safetensors")
+    if added := part("added_layers", "view_embedding"):
         save_file(added, folder / "added.safetensors")
     values = {"format": FORMAT, "version": VERSION, **model.config.to_dict()}
     write_json(folder / "config.json", values)
 
 
-def _read_config(path: Path) -> GeneratorConfig:
-    """Our settings, or those of a stock checkpoint when the file is absent."""
+def read_config(path: Path) -> GeneratorConfig:
+    """Our settings, or those of a stock checkpoint when the file is absent.
+
+    Raises GeneratorError when the file says something else.
+    """
     if not path.is_file():
         return GeneratorConfig()
     try:

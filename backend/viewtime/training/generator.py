@@ -21,7 +21,7 @@ from viewtime.generator.conditioning import Conditions, source
 from viewtime.generator.load import save_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
 from viewtime.generator.sampler import pin_known
-from viewtime.training import common, generator_report
+from viewtime.training import common, fine_tuning, generator_report
 from viewtime.training.examples import GridExample, training_example
 
 PATCH = 8  # pixels
@@ -205,8 +205,10 @@ def _mean(values: list[float]) -> float:
 
 
 def main(arguments: list[str]) -> int:
-    """`viewtime train generator [CONFIG]`."""
+    """`viewtime train generator [CONFIG]`: this recipe, or `fine_tuning` where a base is named."""
     settings = common.read_settings(Path(arguments[0])) if arguments else {}
+    if "base" in settings:
+        return fine_tuning.main(arguments)
     recipe = Recipe.from_dict(settings)
     print(f"training in {recipe.folder}: {asdict(recipe)}", flush=True)
     print(f"weights in {train(recipe)}")

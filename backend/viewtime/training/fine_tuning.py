@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a 4D generator of a video model, as the paper does (section 3.1, appendix B): rectified
+flow, self-attention alone, longer clips in a second phase. One process, DDP or FSDP by accelerate.
+
+Everything random follows from (seed, step), so that a training killed at any moment and started
+again ends in the same weights. It never writes outside its own folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from viewtime.generator.codec import WanCodec
+from viewtime.generator.conditioning import Conditions
+from viewtime.generator.load import Generator, load_generator, save_generator
+from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer
+from viewtime.training import common
+from viewtime.training.checkpoints import load_state, save_state
+from viewtime.training.flow import draw, flow_loss
+from viewtime.training.mixture import Mixture, TrainingGrid
+from viewtime.training.samples import write_loss_plot, write_sample_sheet
+
+TRAINABLE = ("self_attention", "all")
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the schedule: clips of this many frames for this many steps."""
+
+    frames: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Settings; the defaults are the paper's. A config file gives those that differ.
+
+    base: a checkpoint's folder, as `load_generator` takes it. model: what to make of it, as
+      GeneratorConfig has it (architecture, positions, references, ...). trainable: one of
+      TRAINABLE; what an architecture adds is trained in any case.
+    batch: grids per step, over all processes. height, width: pixels. shift: of the flow's time.
+    average: decay of the averaged weights, 0 = none. drop_text: share of grids whose prompt is
+      left out, so that there is something to guide away from.
+    mixture: settings of `Mixture`. compile, checkpointing: faster, and less memory for more time.
+    """
+
+    base: str
+    folder: str = "runs/generator"
+    model: Mapping[str, Any] = field(default_factory=dict)
+    trainable: str = "self_attention"
+    phases: tuple[Phase, ...] = (Phase(29, 4000), Phase(61, 2000))
+    views: int = 8
+    height: int = 144
+    width: int = 256
+    batch: int = 96
+    peak_rate: float = 1e-4
+    warm_up: int = 500
+    weight_decay: float = 0.01
+    gradient_limit: float = 1.0
+    average: float = 0.999
+    shift: float = 3.0
+    drop_text: float = 0.1
+    mixture: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "bf16"
+    checkpointing: bool = True
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 100
+    sample_every: int = 500
+    sample_steps: int = 8
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def frames_at(self, step: int) -> int:
+        """Length of the clips at a step."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase.frames
+            step -= phase.steps
+        return self.phases[-1].frames
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> FineTuning:
+        """Raises TrainingError naming what is unknown, absent or of no meaning."""
+        unknown = set(settings) - {f.name for f in fields(cls)}
+        if unknown:
+            raise common.TrainingError(f"unknown settings: {', '.join(sorted(unknown))}")
+        if "base" not in settings:
+            raise common.TrainingError("base is absent; it names the checkpoint to start from")
+        values = dict(settings)
+        if "phases" in values:
+            values["phases"] = tuple(Phase(**phase) for phase in values["phases"])
+        recipe = cls(**values)
+        for name, allowed in (("trainable", TRAINABLE), ("precision", PRECISIONS)):
+            if getattr(recipe, name) not in allowed:
+                raise common.TrainingError(
+                    f"{name} is {getattr(recipe, name)!r}, must be one of {', '.join(allowed)}"
+                )
+        return recipe
+
+
+def choose_parameters(model: ViewTimeTransformer, trainable: str) -> list[torch.nn.Parameter]:
+    """Freeze all but the self-attention of each block (and what we added); those that train."""
+    chosen = []
+    for name, parameter in model.named_parameters():
+        ours = not name.startswith("transformer.")
+        parameter.requires_grad_(ours or trainable == "all" or ".attn1." in name)
+        if parameter.requires_grad:
+            chosen.append(parameter)
+    return chosen
+
+
+def batch_of(
+    generator: Generator, grids: list[TrainingGrid], texts: Tensor
+) -> tuple[Tensor, Conditions]:
+    """Clean latents (B, V, T, C, h, w) and their conditions. texts: (B, L, text_dim)."""
+    device = generator.device
+    clean, given = [], []
+    for grid in grids:
+        frames = torch.from_numpy(grid.frames).to(device)
+        clean.append(generator.codec.encode(frames).to(device))
+        known_cells = torch.from_numpy(grid.known).to(device)
+        given.append(generator.codec.encode_known(frames, known_cells))
+    reference, known, exact = (torch.stack(part) for part in zip(*given))
+    return torch.stack(clean), Conditions(reference, known, texts, exact=exact)
+
+
+def train(recipe: FineTuning) -> Path:
+    """Train, or go on training, in recipe.folder; the folder of the (averaged) weights.
+
+    Writes train.safetensors (the checkpoint), log.txt, loss.png, sheet.png, weights/.
+    Raises TrainingError or GeneratorError where the settings do not fit the checkpoint.
+    """
+    from accelerate import Accelerator
+
+    folder = Path(recipe.folder)
+    # Seeds of grids, noise and times are drawn from the step; this one is for fresh layers.
+    torch.manual_seed(recipe.seed)
+    accelerator = Accelerator(mixed_precision=recipe.precision)
+    generator = _open(recipe, accelerator.device)
+    model = generator.model.train()
+    parameters = choose_parameters(model, recipe.trainable)
+    if recipe.checkpointing:
+        model.transformer.enable_gradient_checkpointing()
+    if recipe.compile:
+        model.transformer.compile_repeated_blocks(fullgraph=True)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=recipe.peak_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
+    )
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    average = common.Average(wrapped, recipe.average) if recipe.average else None
+    mixture, prompts = Mixture(**recipe.mixture), Prompts(generator)
+    mine = _share(recipe.batch, accelerator.num_processes, accelerator.process_index)
+
+    checkpoint, start = folder / "train.safetensors", 0
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint.exists():
+        start = load_state(checkpoint, wrapped, average, optimizer)
+    log = (
+        common.Log(folder / "log.txt", recipe.steps, start) if accelerator.is_main_process else None
+    )
+    losses: list[float] = []
+    for step in range(start, recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = common.learning_rate(
+                step, peak=recipe.peak_rate, warm_up=recipe.warm_up, steps=recipe.steps
+            )
+        total = torch.zeros((), device=accelerator.device)
+        for place in mine:
+            loss = _loss(recipe, generator, wrapped, mixture, prompts, step, place) / len(mine)
+            accelerator.backward(loss)
+            total += loss.detach()
+        norm = accelerator.clip_grad_norm_(parameters, recipe.gradient_limit)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if average is not None:
+            average.update(wrapped, step)
+        losses.append(float(accelerator.reduce(total, "mean")))
+
+        done = step + 1
+        if log is not None and done % recipe.log_every == 0:
+            mean = sum(losses) / len(losses)
+            log.line(done, {"loss": mean, "gradient": float(norm), "frames": recipe.frames_at(step),
+                            "seconds": log.seconds()})  # fmt: skip
+            losses = []
+        if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+            save_state(checkpoint, done, wrapped, average, optimizer,
+                       write=accelerator.is_main_process)  # fmt: skip
+        if done % recipe.sample_every == 0 or done == recipe.steps:
+            _report(recipe, folder, generator, wrapped, average, mixture, accelerator)
+        accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return folder / "weights"
+
+
+def _loss(
+    recipe: FineTuning, generator: Generator, wrapped: Any, mixture: Mixture, prompts: Prompts,
+    step: int, place: int,
+) -> Tensor:  # fmt: skip
+    """The loss of one grid: grid `place` of the step's batch, whichever process makes it."""
+    number = step * recipe.batch + place
+    grid = mixture.grid(
+        number, seed=recipe.seed, views=recipe.views, times=recipe.frames_at(step),
+        height=recipe.height, width=recipe.width,
+    )  # fmt: skip
+    drawn_seed = np.random.default_rng((recipe.seed, number, 5)).integers(1 << 62)
+    rng = torch.Generator().manual_seed(int(drawn_seed))
+    dropped = float(torch.rand((), generator=rng)) < recipe.drop_text
+    text = prompts["" if dropped else grid.prompt]
+    clean, conditions = batch_of(generator, [grid], text)
+    drawn = draw(clean, conditions, rng, recipe.shift)
+    velocity = wrapped(drawn.x, drawn.t, conditions)
+    return flow_loss(velocity, drawn, conditions)
+
+
+def _open(recipe: FineTuning, device: torch.device) -> Generator:
+    config = GeneratorConfig.from_dict({**_own_config(recipe.base), **recipe.model})
+    generator = load_generator(recipe.base, device=device, config=config)
+    if config.prediction != "velocity":
+        raise common.TrainingError(
+            f"{recipe.base}: prediction is {config.prediction!r}; this recipe trains velocities"
+        )
+    rows, columns = generator.frame_multiple
+    if recipe.height % rows or recipe.width % columns:
+        raise common.TrainingError(
+            f"frames of {recipe.width} x {recipe.height} px must be multiples of {columns} x {rows}"
+        )
+    if isinstance(generator.codec, WanCodec):
+        for phase in recipe.phases:
+            if (phase.frames - 1) % generator.codec.temporal:
+                raise common.TrainingError(
+                    f"phases: {phase.frames} frames, must be 1 + {generator.codec.temporal}k"
+                )
+    # Optimizer and master weights are float32, whatever the checkpoint is kept in.
+    generator.model.float()
+    return generator
+
+
+def _own_config(base: str) -> dict[str, Any]:
+    """What the base says of itself; a stock checkpoint says nothing."""
+    from viewtime.generator.load import read_config
+
+    values = read_config(Path(base) / "config.json").to_dict()
+    return {k: v for k, v in values.items() if v != GeneratorConfig.__dataclass_fields__[k].default}
+
+
+class Prompts:
+    """Embeddings of prompts, each encoded once: the text encoder is big, the prompts are few."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+        self.known: dict[str, Tensor] = {}
+
+    def __getitem__(self, prompt: str) -> Tensor:
+        """(1, L, text_dim)."""
+        if prompt not in self.known:
+            self.known[prompt] = self.generator.encode_text([prompt])
+        return self.known[prompt]
+
+
+def _share(batch: int, processes: int, index: int) -> list[int]:
+    """Which grids of each batch this process makes. Raises TrainingError when it is none."""
+    if batch % processes:
+        raise common.TrainingError(
+            f"batch is {batch}, must be a multiple of the {processes} processes"
+        )
+    return list(range(index, batch, processes))
+
+
+def _report(
+    recipe: FineTuning, folder: Path, generator: Generator, wrapped: Any,
+    average: common.Average | None, mixture: Mixture, accelerator: Any,
+) -> None:  # fmt: skip
+    """weights/, sheet.png and loss.png, with the averaged weights where there are any."""
+    if average is not None:
+        average.swap(wrapped)
+    # Sharded weights have to be gathered by all processes; the first one writes.
+    state = accelerator.get_state_dict(wrapped)
+    if accelerator.is_main_process:
+        save_generator(folder / "weights", generator.model, state=state)
+        write_loss_plot(folder / "log.txt", folder / "loss.png")
+        if accelerator.distributed_type != "FSDP":
+            write_sample_sheet(
+                folder / "sheet.png", generator, mixture, views=recipe.views,
+                frames=recipe.phases[0].frames, height=recipe.height, width=recipe.width,
+                steps=recipe.sample_steps,
+            )  # fmt: skip
+            generator.model.train()
+    if average is not None:
+        average.swap(wrapped)
+
+
+def main(arguments: list[str]) -> int:
+    """`viewtime train generator CONFIG`, where the config names a base."""
+    recipe = FineTuning.from_dict(common.read_settings(Path(arguments[0])))
+    print(f"training in {recipe.folder}: {asdict(recipe)}", flush=True)
+    print(f"weights in {train(recipe)}")
+    return 0
