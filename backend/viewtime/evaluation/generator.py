@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good a generator is on held-out synthetic scenes, for each way of conditioning it, beside
+what needs no model. It never trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from viewtime.evaluation.metrics import psnr, ssim
+from viewtime.generator.baselines import blend_references, nearest_reference
+from viewtime.generator.generation import generate
+from viewtime.generator.load import Generator
+from viewtime.generator.prior import only_references, reprojection_prior
+from viewtime.grid import FrameGrid
+from viewtime.training.examples import HELD_OUT_SEED
+
+MODES = ("both", "row", "column", "none", "depth")
+"""both: fixed-view video and freeze-time frames. row, column: one of them. none: neither. depth:
+both, and depth, so that their pixels can be reprojected (the geometric prior)."""
+
+Score = dict[str, float]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One held-out scene: the whole grid with depth, its rig, and the row and column given."""
+
+    grid: FrameGrid
+    rig: object
+    fixed_view: int
+    freeze_time: int
+
+
+def held_out_scene(number: int, *, views: int, times: int, size: int) -> HeldOut:
+    """Scene `number` of those that nothing is ever trained on."""
+    from viewtime.data.synthetic import sample_grid
+
+    seed = HELD_OUT_SEED + number
+    grid, rig = sample_grid(seed, views, times, size, frame_step=2.0 + number % 4)
+    return HeldOut(grid, rig, 0, number % 2 * (times // 2))
+
+
+def known_cells(mode: str, scene: HeldOut) -> np.ndarray:
+    """(V, T) bool: what a mode gives. Raises ValueError for a name that is no mode."""
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}, must be one of {', '.join(MODES)}")
+    known = np.zeros((scene.grid.views, scene.grid.times), bool)
+    if mode in ("both", "row", "depth"):
+        known[scene.fixed_view] = True
+    if mode in ("both", "column", "depth"):
+        known[:, scene.freeze_time] = True
+    return known
+
+
+def fill(
+    generator: Generator | None, scene: HeldOut, mode: str, *, steps: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Frames (V, T, 3, H, W) of each method for one scene and mode.
+
+    Methods: "model" (if there is a generator); "nearest" and "blend" where both references are
+    given; "copy" where one is; "prior" with depth.
+    """
+    known = known_cells(mode, scene)
+    references = FrameGrid(
+        np.where(known[..., None, None, None], scene.grid.frames, np.float32(0)), known
+    )
+    given = scene.fixed_view, scene.freeze_time
+    made: dict[str, np.ndarray] = {}
+    prior = None
+    if mode == "depth":
+        with_depth = only_references(scene.grid, *given)
+        prior = reprojection_prior(with_depth, scene.rig, *given)  # type: ignore[arg-type]
+        made["prior"] = prior.frames
+    if mode in ("both", "depth"):
+        made["nearest"] = nearest_reference(references, *given)
+        made["blend"] = blend_references(references, *given)
+    elif mode == "row":
+        made["copy"] = np.broadcast_to(
+            scene.grid.frames[scene.fixed_view], scene.grid.frames.shape
+        ).copy()
+    elif mode == "column":
+        column = scene.grid.frames[:, scene.freeze_time, None]
+        made["copy"] = np.broadcast_to(column, scene.grid.frames.shape).copy()
+    if generator is not None:
+        made["model"] = generate(generator, references, prior=prior, steps=steps, seed=seed)
+    return made
+
+
+def score(
+    frames: np.ndarray, scene: HeldOut, known: np.ndarray, lpips: object | None = None
+) -> Score:
+    """Means over the cells that were not given: psnr (dB), ssim, and lpips where there is one."""
+    cells = np.argwhere(~known)
+    pairs = [(frames[v, t], scene.grid.frames[v, t]) for v, t in cells]
+    result = {
+        "psnr": float(np.mean([psnr(a, b) for a, b in pairs])),
+        "ssim": float(np.mean([ssim(a, b) for a, b in pairs])),
+    }
+    if lpips is not None:
+        import torch
+
+        a, b = (torch.from_numpy(np.stack(side)) for side in zip(*pairs))
+        result["lpips"] = float(lpips(a, b).mean())  # type: ignore[operator]
+    return result
+
+
+def evaluate(
+    generator: Generator | None,
+    *,
+    scenes: int,
+    modes: Iterable[str] = MODES,
+    views: int = 5,
+    times: int = 5,
+    size: int = 128,
+    steps: int = 4,
+    lpips: object | None = None,
+    on_scene: Callable[[int, int], None] | None = None,
+) -> dict[str, dict[str, Score]]:
+    """Mean scores over held-out scenes: mode -> method -> score."""
+    modes = tuple(modes)
+    rows: dict[str, dict[str, list[Score]]] = {mode: {} for mode in modes}
+    for number in range(scenes):
+        scene = held_out_scene(number, views=views, times=times, size=size)
+        for mode in modes:
+            known = known_cells(mode, scene)
+            for method, frames in fill(generator, scene, mode, steps=steps, seed=number).items():
+                rows[mode].setdefault(method, []).append(score(frames, scene, known, lpips))
+        if on_scene is not None:
+            on_scene(number + 1, scenes)
+    return {
+        mode: {
+            method: {key: float(np.mean([s[key] for s in found])) for key in found[0]}
+            for method, found in methods.items()
+        }
+        for mode, methods in rows.items()
+    }
+
+
+def table(results: dict[str, dict[str, Score]]) -> str:
+    """The results as a Markdown table; the best PSNR of each mode is bold."""
+    names = list(next(iter(next(iter(results.values())).values())))
+    lines = [
+        "| given | method | " + " | ".join(names) + " |",
+        "|---|---|" + "---|" * len(names),
+    ]
+    for mode, methods in results.items():
+        best = max(methods, key=lambda m: methods[m]["psnr"])
+        for method, scores in methods.items():
+            cells = [f"{scores[n]:.2f}" if n == "psnr" else f"{scores[n]:.3f}" for n in names]
+            if method == best:
+                cells[0] = f"**{cells[0]}**"
+            lines.append(f"| {mode} | {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def load_metric(path: Path | None) -> object | None:
+    """LPIPS from a file the person names, None without one."""
+    if path is None:
+        return None
+    from viewtime.evaluation.lpips import load_lpips
+
+    return load_lpips(path)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The evaluation of a generator: what each mode gives, and that the truth would win."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from viewtime.evaluation.generator import MODES, evaluate, fill, held_out_scene, known_cells, table
+from viewtime.evaluation.generator import score as score_of
+from viewtime.generator.load import load_generator
+from viewtime.training.examples import HELD_OUT_SEED
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return held_out_scene(1, views=3, times=5, size=32)
+
+
+def test_each_mode_gives_what_its_name_says(scene):
+    given = {mode: known_cells(mode, scene) for mode in MODES}
+    row = given["row"].all(axis=1)
+    column = given["column"].all(axis=0)
+    assert row.tolist() == [True, False, False] and given["row"].sum() == 5
+    assert column.tolist() == [False, False, True, False, False] and given["column"].sum() == 3
+    assert np.array_equal(given["both"], given["row"] | given["column"])
+    assert np.array_equal(given["depth"], given["both"]) and not given["none"].any()
+    with pytest.raises(ValueError, match="mode is 'all', must be one of both"):
+        known_cells("all", scene)
+
+
+def test_methods_see_the_references_alone(scene):
+    """What is not given is black for them; the truth of unseen cells must not reach a method."""
+    for mode in MODES:
+        made = fill(None, scene, mode, steps=1)
+        dark = held_out_scene(1, views=3, times=5, size=32)
+        dark.grid.frames[~known_cells(mode, scene)] = 0.5
+        if dark.grid.depth is not None:
+            dark.grid.depth[~known_cells(mode, scene)] = 1.0
+        again = fill(None, dark, mode, steps=1)
+        for method in made:
+            assert np.array_equal(made[method], again[method]), (mode, method)
+
+
+def test_the_truth_scores_best_and_only_unseen_cells_count(scene):
+    known = known_cells("both", scene)
+    truth = scene.grid.frames.copy()
+    assert score_of(truth, scene, known)["ssim"] > 0.999
+    truth[known] = 0
+    assert score_of(truth, scene, known)["psnr"] > 100 or np.isinf(
+        score_of(truth, scene, known)["psnr"]
+    )
+
+
+def test_a_table_of_every_mode_with_the_bundled_model():
+    results = evaluate(load_generator(), scenes=1, views=2, times=2, size=32, steps=1)
+    assert {m: set(r) for m, r in results.items()} == {
+        "both": {"nearest", "blend", "model"},
+        "row": {"copy", "model"},
+        "column": {"copy", "model"},
+        "none": {"model"},
+        "depth": {"prior", "nearest", "blend", "model"},
+    }
+    text = table(results)
+    assert text.count("**") == 2 * len(MODES) and "| depth | prior |" in text
+    assert HELD_OUT_SEED > 0
