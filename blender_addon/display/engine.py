@@ -4,6 +4,7 @@ scene's meshes, with a depth pass without holes. It never shades anything but sp
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
 
 import bpy
@@ -32,55 +33,73 @@ class ViewtimeSplatsEngine(bpy.types.RenderEngine):
     bl_use_eevee_viewport = True
     bl_use_shading_nodes_custom = False
 
+    def update_render_passes(self, scene: bpy.types.Scene, layer: bpy.types.ViewLayer) -> None:
+        """What the compositor finds on the Render Layers node."""
+        self.register_pass(scene, layer, "Combined", 4, "RGBA", "COLOR")
+        if layer.use_pass_z:
+            self.register_pass(scene, layer, "Depth", 1, "Z", "VALUE")
+
     def render(self, depsgraph: bpy.types.Depsgraph) -> None:
         """One view layer, as seen by the scene's camera, into Combined and Depth."""
-        scene = depsgraph.scene
-        width, height = self.resolution_x, self.resolution_y
-        if scene.camera is None:
+        if depsgraph.scene.camera is None:
             self.error_set("The scene has no camera")
             return
-        view = camera_view(self, depsgraph, width, height)
-        layer = depsgraph.view_layer_eval
+        try:
+            self._render(depsgraph)
+        except Exception as error:
+            # Out of here, the traceback would keep textures alive beyond their GPU context, and
+            # Blender would crash.
+            traceback.print_exc()
+            self.error_set(f"Splats could not be drawn: {error}")
+
+    def _render(self, depsgraph: bpy.types.Depsgraph) -> None:
+        scene, layer = depsgraph.scene, depsgraph.view_layer_eval
+        view = camera_view(self, depsgraph)
         color, depth = picture(depsgraph, view, layer.pass_alpha_threshold)
         if not scene.render.film_transparent:
             behind = np.array([*world_color(scene), 1.0], np.float32)
             color = color + (1.0 - color[..., 3:]) * behind
+        if layer.use_pass_z:
+            self.add_pass("Depth", 1, "Z", layer=layer.name)
         result = self.begin_result(
-            0, 0, width, height, layer=layer.name, view=self.active_view_get()
+            0, 0, view.width, view.height, layer=layer.name, view=self.active_view_get()
         )
-        passes = result.layers[0].passes
-        passes["Combined"].rect.foreach_set(_flat(scene_linear(color)))
-        if "Depth" in passes:
-            passes["Depth"].rect.foreach_set(_flat(depth))
-        self.end_result(result)
+        try:
+            passes = result.layers[0].passes
+            passes["Combined"].rect.foreach_set(_flat(scene_linear(color)))
+            if "Depth" in passes:
+                passes["Depth"].rect.foreach_set(_flat(depth))
+        finally:
+            self.end_result(result)
 
 
-def camera_view(
-    engine: bpy.types.RenderEngine, depsgraph: bpy.types.Depsgraph, width: int, height: int
-) -> View:
-    """What the scene's camera sees, stereo and border included."""
-    scene = depsgraph.scene
+def camera_view(engine: bpy.types.RenderEngine, depsgraph: bpy.types.Depsgraph) -> View:
+    """What the scene's camera sees within the render border, for the present eye of a pair."""
+    scene, render = depsgraph.scene, depsgraph.scene.render
     camera = scene.camera.evaluated_get(depsgraph)
-    render = scene.render
-    full_x = max(1, render.resolution_x * render.resolution_percentage // 100)
-    full_y = max(1, render.resolution_y * render.resolution_percentage // 100)
+    full = np.array([engine.resolution_x, engine.resolution_y])
     projection = camera.calc_matrix_camera(
         depsgraph,
-        x=full_x,
-        y=full_y,
+        x=int(full[0]),
+        y=int(full[1]),
         scale_x=render.pixel_aspect_x,
         scale_y=render.pixel_aspect_y,
     )
-    window = np.eye(4)
+    low, high = np.array([0, 0]), full
     if render.use_border:
-        # The engine renders the border alone: stretch it over the picture.
-        low = 2.0 * np.array([render.border_min_x, render.border_min_y]) - 1.0
-        high = 2.0 * np.array([render.border_max_x, render.border_max_y]) - 1.0
-        window[[0, 1], [0, 1]] = 2.0 / (high - low)
-        window[:2, 3] = -(high + low) / (high - low)
+        low = np.array([render.border_min_x, render.border_min_y], np.float32) * full
+        high = np.array([render.border_max_x, render.border_max_y], np.float32) * full
+        low, high = low.astype(int), high.astype(int)
+    # The picture is the border alone: stretch it over the whole of the projection.
+    window = np.eye(4)
+    window[[0, 1], [0, 1]] = full / (high - low)
+    window[:2, 3] = (full - low - high) / (high - low)
     world_from_camera = _rigid(engine.camera_model_matrix(camera))
     return View(
-        np.linalg.inv(world_from_camera), window @ np.array(projection, np.float64), width, height
+        np.linalg.inv(world_from_camera),
+        window @ np.array(projection, np.float64),
+        int(high[0] - low[0]),
+        int(high[1] - low[1]),
     )
 
 

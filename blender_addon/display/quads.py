@@ -126,17 +126,16 @@ def _build(tree: bpy.types.NodeTree) -> None:
 def _unless_drawn_otherwise(t: Tree, inputs: Value, quads: Value) -> Value:
     """The quads; in a viewport that draws splats itself only the corners of their box.
 
-    The corners show nothing, but keep the object's dimensions and View Selected right. Branches
-    that are not taken are not evaluated: scrubbing pays for no quads.
+    The corners are points without a radius: they show nothing, but keep the object's dimensions
+    and View Selected right. Branches that are not taken are not evaluated: scrubbing pays for no
+    quads.
     """
     viewport = t.node("GeometryNodeIsViewport").outputs[0]
     idle = t.node(
         "FunctionNodeBooleanMath", {0: viewport, 1: inputs["In Viewport"]}, operation="NIMPLY"
     ).outputs[0]
     box = t.node("GeometryNodeBoundBox", {"Geometry": inputs["Geometry"]}).outputs["Bounding Box"]
-    corners = t.node(
-        "GeometryNodeDeleteGeometry", {"Geometry": box}, domain="EDGE", mode="EDGE_FACE"
-    ).outputs[0]
+    corners = t.node("GeometryNodeMeshToPoints", {"Mesh": box, "Radius": 0.0}).outputs[0]
     return _either(t, "GEOMETRY", idle, corners, quads)
 
 

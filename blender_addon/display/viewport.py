@@ -191,8 +191,9 @@ class Viewport:
             color = gpu.types.GPUTexture((width, height), format="RGBA16F")
             depth = gpu.types.GPUTexture((width, height), format="DEPTH_COMPONENT32F")
             frame = gpu.types.GPUFrameBuffer(depth_slot=depth, color_slots=(color,))
-            self._frames[width, height] = (color, frame)
-        return self._frames[width, height]
+            # The framebuffer does not keep its textures alive.
+            self._frames[width, height] = (color, frame, depth)
+        return self._frames[width, height][:2]
 
     # ---- what happens elsewhere ----
 

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures of splats from Blender's engines against EWA splatting written in numpy.
+"""Pictures of splats as quads from Blender's engines against EWA splatting written in numpy.
 It never compares with stored pictures: the formula is the reference."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 
 import bpy
 import numpy as np
 import pytest
-from mathutils import Vector
 
-SIZE = 96
-BACKGROUND = (0.05, 0.1, 0.2)  # scene linear
+_spec = importlib.util.spec_from_file_location("ewa", Path(__file__).with_name("ewa.py"))
+ewa = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(ewa)
+add, gaussians, psnr, render, SIZE = ewa.add, ewa.gaussians, ewa.psnr, ewa.render, ewa.SIZE
 
 
 @pytest.fixture
@@ -23,122 +25,7 @@ def formats(viewtime: str):
 
 @pytest.fixture
 def scene(empty_scene: bpy.types.Scene) -> bpy.types.Scene:
-    """Cycles at SIZE, a plain world, a camera that looks at the origin, Standard transform."""
-    scene = empty_scene
-    scene.render.engine = "CYCLES"
-    scene.cycles.samples = 8
-    scene.cycles.pixel_filter_type = "BOX"
-    scene.cycles.use_denoising = False
-    scene.render.resolution_x = scene.render.resolution_y = SIZE
-    scene.view_settings.view_transform = "Standard"
-    scene.render.dither_intensity = 0.0
-    scene.world = bpy.data.worlds.new("w")
-    scene.world.color = BACKGROUND
-    if scene.world.use_nodes:
-        scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (*BACKGROUND, 1)
-    camera = bpy.data.objects.new("c", bpy.data.cameras.new("c"))
-    camera.location = (1.5, -4.0, 1.0)
-    camera.rotation_euler = Vector((-1.5, 4.0, -1.0)).to_track_quat("-Z", "Y").to_euler()
-    scene.collection.objects.link(camera)
-    scene.camera = camera
-    bpy.context.view_layer.update()
-    return scene
-
-
-def gaussians(formats, count: int, seed: int = 1):
-    rng = np.random.default_rng(seed)
-    rotations = rng.normal(size=(count, 4))
-    colors = rng.uniform(0.1, 0.9, (count, 1, 3)).astype(np.float32)
-    return formats.Gaussians(
-        means=rng.uniform(-1, 1, (count, 3)).astype(np.float32),
-        scales=(0.03 * 12 ** rng.uniform(0, 1, (count, 3))).astype(np.float32),
-        rotations=(rotations / np.linalg.norm(rotations, axis=1)[:, None]).astype(np.float32),
-        opacities=rng.uniform(0.3, 0.95, count).astype(np.float32),
-        sh=formats.rgb_to_sh0(colors),
-    )
-
-
-def add(formats, folder: Path, splats) -> bpy.types.Object:
-    with formats.SequenceWriter(folder, times=1, fps=24.0, frame_start=1, frame_step=1) as writer:
-        writer.write_step(0, splats)
-    bpy.ops.viewtime.import_sequence(directory=str(folder))
-    return bpy.context.object
-
-
-def render(scene: bpy.types.Scene, folder: Path) -> np.ndarray:
-    """(SIZE, SIZE, 3) display values, top row first."""
-    scene.render.filepath = str(folder / "picture.png")
-    scene.render.image_settings.color_depth = "16"
-    bpy.ops.render.render(write_still=True)
-    image = bpy.data.images.load(scene.render.filepath)
-    image.colorspace_settings.name = "Non-Color"
-    pixels = np.array(image.pixels[:]).reshape(SIZE, SIZE, -1)[::-1, :, :3]
-    bpy.data.images.remove(image)
-    return pixels
-
-
-def ewa(scene, splats, colors, world=None) -> np.ndarray:
-    """EWA splatting, front to back in scene linear light, without a low-pass filter."""
-    camera = scene.camera
-    view = np.array(camera.matrix_world.inverted()) @ (np.eye(4) if world is None else world)
-    turn = np.array([_matrix(q) for q in splats.rotations.astype(float)])
-    axes = view[:3, :3] @ turn * splats.scales[:, None, :].astype(float)
-    center = splats.means.astype(float) @ view[:3, :3].T + view[:3, 3]
-    z = -center[:, 2]
-    x, y = center[:, 0], -center[:, 1]
-    axes[:, 1:] *= -1  # OpenCV: y down, z forward
-    grid = (np.arange(SIZE) + 0.5) - SIZE / 2
-    u, v = np.meshgrid(grid, grid)
-    zero = np.zeros_like(z)
-    if camera.data.type == "ORTHO":
-        pixels = SIZE / camera.data.ortho_scale
-        px, py = pixels * x, pixels * y
-        row_x = np.stack([zero + pixels, zero, zero], -1)
-        row_y = np.stack([zero, zero + pixels, zero], -1)
-    else:
-        focal = SIZE * camera.data.lens / camera.data.sensor_width
-        px, py = focal * x / z, focal * y / z
-        row_x = np.stack([focal / z, zero, -focal * x / z**2], -1)
-        row_y = np.stack([zero, focal / z, -focal * y / z**2], -1)
-    flat = np.einsum("nki,nij->nkj", np.stack([row_x, row_y], 1), axes)
-    inverse = np.linalg.inv(flat @ flat.transpose(0, 2, 1))
-    picture = np.zeros((SIZE, SIZE, 3))
-    through = np.ones((SIZE, SIZE, 1))
-    for n in np.argsort(z):
-        if z[n] < camera.data.clip_start:
-            continue
-        d = np.stack([u - px[n], v - py[n]], -1)
-        power = np.einsum("hwi,ij,hwj->hw", d, inverse[n], d)
-        alpha = (splats.opacities[n] * np.exp(-0.5 * power) * (power < 9))[..., None]
-        picture += through * alpha * linear(colors[n])
-        through = through * (1 - alpha)
-    return display(picture + through * np.array(BACKGROUND))
-
-
-def _matrix(q):
-    w, x, y, z = q / np.linalg.norm(q)
-    return [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-
-
-def linear(values):
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-
-
-def display(values):
-    values = np.clip(values, 0, 1)
-    return np.where(values <= 0.0031308, values * 12.92, 1.055 * values ** (1 / 2.4) - 0.055)
-
-
-def psnr(a, b) -> float:
-    return float(-10 * np.log10(np.mean((a - b) ** 2)))
-
-
-def colors_of(formats, splats):
-    return formats.sh0_to_rgb(splats.sh[:, 0]).astype(float)
+    return ewa.plain_scene(empty_scene)
 
 
 @pytest.mark.parametrize("kind", ["PERSP", "ORTHO"])
@@ -149,7 +36,7 @@ def test_cycles_draws_anisotropic_gaussians_as_ewa_does(scene, formats, tmp_path
     add(formats, tmp_path / "s", splats)
     bpy.ops.viewtime.prepare_render()
     picture = render(scene, tmp_path)
-    assert psnr(picture, ewa(scene, splats, colors_of(formats, splats))) > 45
+    assert psnr(picture, ewa.ewa(scene, splats)) > 45
 
 
 def test_cycles_keeps_the_order_of_hundreds_of_overlapping_splats(scene, formats, tmp_path):
@@ -158,7 +45,7 @@ def test_cycles_keeps_the_order_of_hundreds_of_overlapping_splats(scene, formats
     add(formats, tmp_path / "s", splats)
     bpy.ops.viewtime.prepare_render()
     picture = render(scene, tmp_path)
-    assert psnr(picture, ewa(scene, splats, colors_of(formats, splats))) > 35
+    assert psnr(picture, ewa.ewa(scene, splats)) > 35
 
 
 def test_splats_follow_an_object_that_is_moved_turned_and_stretched(scene, formats, tmp_path):
@@ -171,7 +58,7 @@ def test_splats_follow_an_object_that_is_moved_turned_and_stretched(scene, forma
     world = np.array(ob.matrix_world)
     bpy.ops.viewtime.prepare_render()
     picture = render(scene, tmp_path)
-    assert psnr(picture, ewa(scene, splats, colors_of(formats, splats), world)) > 35
+    assert psnr(picture, ewa.ewa(scene, splats, world)) > 35
 
 
 def test_splats_at_one_depth_are_all_drawn(scene, formats, tmp_path):
@@ -189,7 +76,7 @@ def test_splats_at_one_depth_are_all_drawn(scene, formats, tmp_path):
     bpy.ops.viewtime.prepare_render()
     scene.cycles.min_transparent_bounces = 128  # no grain: the question is what is drawn
     picture = render(scene, tmp_path)
-    assert psnr(picture, ewa(scene, splats, colors_of(formats, splats))) > 45
+    assert psnr(picture, ewa.ewa(scene, splats)) > 45
 
 
 def test_an_opaque_splat_gives_its_own_colour_back_and_a_mesh_hides_it(scene, formats, tmp_path):
@@ -215,7 +102,7 @@ def test_splats_behind_the_camera_draw_nothing(scene, formats, tmp_path):
     splats.means[:] = 2 * np.array(scene.camera.location) + splats.means
     add(formats, tmp_path / "s", splats)
     picture = render(scene, tmp_path)
-    assert np.abs(picture - display(np.array(BACKGROUND))).max() < 0.01
+    assert np.abs(picture - ewa.display(np.array(ewa.BACKGROUND))).max() < 0.01
 
 
 def test_render_settings_change_only_when_asked(scene, formats, tmp_path, viewtime):
@@ -238,3 +125,138 @@ def test_render_settings_change_only_when_asked(scene, formats, tmp_path, viewti
     assert advice(scene) == []
     assert (scene.cycles.transparent_max_bounces, scene.cycles.min_transparent_bounces) == (128, 16)
     assert before[2:] == (scene.view_settings.view_transform, scene.cycles.samples)
+
+
+@pytest.mark.parametrize("kind", ["PERSP", "ORTHO"])
+def test_quads_show_the_colour_that_the_camera_sees(scene, formats, tmp_path, kind):
+    """Harmonics of degree 3, on an object that is turned and moved."""
+    scene.camera.data.type = kind
+    scene.camera.data.ortho_scale = 3.0
+    splats = gaussians(formats, 20, degree=3)
+    ob = add(formats, tmp_path / "s", splats)
+    ob.location = (0.3, 0.2, -0.1)
+    ob.rotation_euler = (0.4, -0.2, 1.0)
+    bpy.context.view_layer.update()
+    wanted = ewa.ewa(scene, splats, np.array(ob.matrix_world))
+    bpy.ops.viewtime.prepare_render()
+    assert psnr(render(scene, tmp_path), wanted) > 43
+    ob.viewtime.display_sh = False
+    plain = formats.Gaussians(
+        splats.means, splats.scales, splats.rotations, splats.opacities, splats.sh[:, :1]
+    )
+    picture = render(scene, tmp_path)
+    assert psnr(picture, wanted) < 35
+    assert psnr(picture, ewa.ewa(scene, plain, np.array(ob.matrix_world))) > 43
+
+
+def test_quads_blend_in_display_values_when_asked(scene, formats, tmp_path):
+    splats = gaussians(formats, 40)
+    splats.opacities[:] *= 0.6
+    ob = add(formats, tmp_path / "s", splats)
+    scene.world.color = (0, 0, 0)
+    if scene.world.use_nodes:
+        scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0, 0, 0, 1)
+    bpy.ops.viewtime.prepare_render()
+    seen = ewa.Seen(scene, splats)
+    wanted, _, _ = seen.blend(ewa.harmonics(splats.sh, seen.sight))
+    in_scene_light = psnr(render(scene, tmp_path), wanted)
+    ob.viewtime.display_blend = "DISPLAY"
+    scene.view_settings.view_transform = "Raw"
+    assert psnr(render(scene, tmp_path), wanted) > 40 > in_scene_light
+
+
+def without(formats, splats, kept):
+    return formats.Gaussians(
+        splats.means[kept],
+        splats.scales[kept],
+        splats.rotations[kept],
+        splats.opacities[kept],
+        splats.sh[kept],
+    )
+
+
+@pytest.mark.parametrize("engine", ["CYCLES", "VIEWTIME_SPLATS"])
+def test_thresholds_and_the_crop_box_choose_what_renders(scene, formats, tmp_path, engine):
+    splats = gaussians(formats, 60)
+    ob = add(formats, tmp_path / "s", splats)
+    ob.rotation_euler = (0.0, 0.0, 0.7)
+    bpy.context.view_layer.update()
+    world = np.array(ob.matrix_world)
+    box = bpy.data.objects.new("box", None)
+    box.matrix_world = ob.matrix_world.copy()
+    box.scale = (0.8, 0.9, 0.7)
+    scene.collection.objects.link(box)
+    ob.viewtime.display_min_opacity = 0.5
+    ob.viewtime.display_max_size = 0.25
+    ob.viewtime.display_crop = box
+    bpy.context.view_layer.update()
+    kept = (splats.opacities >= 0.5) & (splats.scales.max(1) <= 0.25)
+    kept &= (np.abs(splats.means) <= (0.8, 0.9, 0.7)).all(1)
+    assert 5 < kept.sum() < 40
+    chosen = without(formats, splats, kept)
+    bpy.ops.viewtime.prepare_render()
+    scene.render.engine = engine
+    picture = render(scene, tmp_path)
+    if engine == "CYCLES":
+        wanted = ewa.ewa(scene, chosen, world)
+    else:
+        seen = ewa.Seen(scene, chosen, world)
+        color, alpha, _ = seen.blend(ewa.harmonics(chosen.sh, seen.sight))
+        wanted = color + (1 - alpha) * ewa.display(np.array(ewa.BACKGROUND))
+    assert psnr(picture, wanted) > 42
+
+
+def test_the_quads_stay_out_of_the_viewport_unless_it_shows_quads(scene, formats, tmp_path):
+    """The viewport draws splats itself; the object keeps its size there. Renders have the quads."""
+    ob = add(formats, tmp_path / "s", gaussians(formats, 30))
+    quads = ob.modifiers["Viewtime Splats"]
+    values = {
+        item.name: item.identifier
+        for item in quads.node_group.interface.items_tree
+        if item.item_type == "SOCKET"
+    }
+
+    def value(name):
+        if hasattr(quads, "properties"):
+            return getattr(quads.properties.inputs, values[name]).value
+        return quads[values[name]]
+
+    assert (quads.show_viewport, quads.show_render, value("In Viewport")) == (True, True, False)
+    ob.viewtime.display_mode = "QUADS"
+    assert (quads.show_viewport, quads.show_render, value("In Viewport")) == (True, True, True)
+    ob.viewtime.display_mode = "NATIVE"  # this Blender has none: as Splats
+    assert not value("In Viewport")
+    ob.viewtime.display_mode = "POINTS"
+    ob.viewtime.display_cloud = True
+    assert (quads.show_viewport, quads.show_render) == (False, True)
+
+
+def test_an_older_tree_in_a_file_is_renewed(scene, formats, tmp_path, viewtime):
+    modifier = importlib.import_module(f"{viewtime}.display.modifier")
+    ob = add(formats, tmp_path / "s", gaussians(formats, 3))
+    ob.viewtime.display_min_opacity = 0.25
+    old = ob.modifiers[0].node_group
+    old["viewtime_version"] = 1
+    blend = str(tmp_path / "old.blend")
+    bpy.ops.wm.save_as_mainfile(filepath=blend)
+    bpy.ops.wm.open_mainfile(filepath=blend)
+    ob = bpy.data.objects[0] if len(bpy.data.objects) == 1 else bpy.data.objects["s"]
+    group = ob.modifiers[0].node_group
+    assert group["viewtime_version"] > 1 and group.name == "Viewtime Splats"
+    assert len([g for g in bpy.data.node_groups if g.get("viewtime_version")]) == 1
+    assert modifier.MODIFIER in ob.modifiers
+
+
+def test_a_crop_box_is_one_operator_around_all_splats(scene, formats, tmp_path):
+    splats = gaussians(formats, 50)
+    ob = add(formats, tmp_path / "s", splats)
+    ob.scale = (2.0, 1.0, 1.0)
+    bpy.context.view_layer.update()
+    assert bpy.ops.viewtime.add_crop_box.poll()
+    assert bpy.ops.viewtime.add_crop_box() == {"FINISHED"}
+    bpy.context.view_layer.update()
+    box = ob.viewtime.display_crop
+    assert bpy.context.object == ob and ob.select_get() and not box.select_get()
+    inside = np.array(box.matrix_world.inverted() @ ob.matrix_world)
+    places = splats.means @ inside[:3, :3].T + inside[:3, 3]
+    assert 0.99 < np.abs(places).max(0).min() and np.abs(places).max() <= 1.0
