@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol, cast
 
 import torch
@@ -61,6 +62,7 @@ class Choice:
         return "\n".join(lines + [f"not {name}: {why}" for name, why in self.others.items()])
 
 
+@lru_cache(maxsize=len(MODULES))
 def load(name: str) -> Backend | str:
     """A backend's module, or in words why it cannot be imported."""
     try:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""View-time attention against the float64 masked softmax, forward and backward.
-
-A form may err at most twice as much as torch's own masked attention does in the same dtype.
-"""
+"""The public functions as a caller meets them: defaults, strides, refusals, what gets imported.
+How exact each backend is stands in the backends' own tests."""
 
 from __future__ import annotations
 
@@ -11,131 +9,48 @@ import sys
 
 import pytest
 import torch
-import torch.nn.functional as F
+from suite import PATTERNS, Case, attend, inputs_of, truth_of, with_gradients
 
-from viewtime_kernels import (
-    parts,
-    reference_attention,
-    time_attention,
-    view_attention,
-    view_time_attention,
-    view_time_mask,
-)
-from viewtime_kernels.parts import Plain
-
-GRIDS = [(1, 4, 6), (4, 1, 6), (3, 4, 1), (2, 3, 7), (4, 3, 9), (5, 2, 16), (2, 2, 33)]
-ATOL = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 4e-3, torch.float16: 1e-3}
+import viewtime_kernels
+from viewtime_kernels import reference_attention, view_time_attention, view_time_mask
+from viewtime_kernels.reference import pattern_mask
 
 
-def random_qkv(grid, dtype, *, batch=2, heads=3, dim=16, spread=1.0, seed=0):
-    v, t, s = grid
-    generator = torch.Generator().manual_seed(seed)
-    q, k, value, grad = torch.randn(4, batch, v * t * s, heads, dim, generator=generator)
-    return [x.to(dtype) for x in (q * spread, k * spread, value, grad)]
-
-
-def stock_attention(q, k, v, mask):
-    out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=mask)
-    return out.transpose(1, 2)
-
-
-def with_gradients(function, q, k, v, grad):
-    leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
-    out = function(*leaves)
-    out.backward(grad.to(out.dtype))
-    return [out.detach(), *(leaf.grad for leaf in leaves)]
-
-
-def assert_as_good_as_stock(ours, stock, exact, dtype):
-    for name, mine, theirs, truth in zip(("out", "dq", "dk", "dv"), ours, stock, exact):
-        assert mine.dtype == dtype
-        err, err_stock = (mine - truth).abs().max(), (theirs - truth).abs().max()
-        bound = 2 * err_stock + ATOL[dtype] * (1 + truth.abs().max())
-        assert err <= bound, f"{name}: {err:.3g} over {bound:.3g} (stock errs {err_stock:.3g})"
-
-
-@pytest.mark.parametrize("dtype", ATOL, ids=str)
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_matches_the_masked_softmax_forward_and_backward(grid, dtype):
-    q, k, v, grad = random_qkv(grid, dtype)
-    mask = view_time_mask(*grid)
-    ours = with_gradients(
-        lambda *x: view_time_attention(*x, views=grid[0], times=grid[1]), q, k, v, grad
-    )
-    stock = with_gradients(lambda *x: stock_attention(*x, mask), q, k, v, grad)
-    exact = with_gradients(
-        lambda *x: reference_attention(*x, mask=mask), *(x.double() for x in (q, k, v, grad))
-    )
-    assert_as_good_as_stock(ours, stock, exact, dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("spread", [0.01, 12.0])
-def test_stays_exact_when_one_frame_takes_all_the_mass_and_when_none_does(spread, dtype):
-    grid = (3, 3, 8)
-    q, k, v, grad = random_qkv(grid, dtype, spread=spread)
-    mask = view_time_mask(*grid)
-    ours = with_gradients(lambda *x: view_time_attention(*x, views=3, times=3), q, k, v, grad)
-    stock = with_gradients(lambda *x: stock_attention(*x, mask), q, k, v, grad)
-    exact = with_gradients(
-        lambda *x: reference_attention(*x, mask=mask), *(x.double() for x in (q, k, v, grad))
-    )
-    assert_as_good_as_stock(ours, stock, exact, dtype)
-
-
-def test_takes_any_strides_and_a_scale_of_ones_own():
-    grid = (3, 4, 5)
-    packed = torch.randn(2, 60, 3, 2, 16, dtype=torch.float64)  # as a fused qkv projection gives
-    q, k, v = (packed[:, :, i] for i in range(3))
-    grad = torch.randn(16, 2, 60, 2, dtype=torch.float64).permute(1, 2, 3, 0)
-    ours = with_gradients(
-        lambda *x: view_time_attention(*x, views=3, times=4, scale=0.7), q, k, v, grad
-    )
-    exact = with_gradients(
-        lambda *x: reference_attention(*x, mask=view_time_mask(*grid), scale=0.7), q, k, v, grad
-    )
-    for mine, truth in zip(ours, exact):
-        torch.testing.assert_close(mine, truth, rtol=0, atol=1e-12)
-    torch.testing.assert_close(
-        view_time_attention(q, k, v, views=3, times=4, scale=0.7), ours[0], rtol=0, atol=0
-    )
-
-
-def test_gradients_pass_gradcheck():
-    q, k, v, _ = random_qkv((2, 3, 3), torch.float64, batch=1, heads=2, dim=4)
-    leaves = [x.requires_grad_() for x in (q, k, v)]
-    assert torch.autograd.gradcheck(
-        lambda *x: view_time_attention(*x, views=2, times=3), leaves, atol=1e-7
-    )
-
-
-def test_plain_products_serve_where_no_flash_kernel_does(monkeypatch):
-    grid = (3, 2, 5)
-    q, k, v, grad = random_qkv(grid, torch.float64)
-    function = lambda *x: view_time_attention(*x, views=3, times=2)  # noqa: E731
-    flash = with_gradients(function, q, k, v, grad)
-    monkeypatch.setattr(parts, "part_for", lambda x: Plain)
-    plain = with_gradients(function, q, k, v, grad)
-    for a, b in zip(flash, plain):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "function, sees",
-    [
-        (view_attention, lambda v, t: v[:, None] == v[None]),
-        (time_attention, lambda v, t: t[:, None] == t[None]),
-    ],
-    ids=["rows", "columns"],
-)
-def test_rows_and_columns_alone_are_what_their_names_say(function, sees):
-    frame = torch.arange(3 * 4 * 5) // 5
-    q, k, v, grad = random_qkv((3, 4, 5), torch.float64)
-    mask = sees(frame // 4, frame % 4)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_by_default_it_is_the_masked_softmax_at_one_over_root_d(pattern):
+    case = Case(3, 4, 5, pattern, torch.float64, batch=2, dim=16)
+    q, k, v, grad = inputs_of(case)
+    function = getattr(viewtime_kernels, f"{pattern}_attention")
     ours = with_gradients(lambda *x: function(*x, views=3, times=4), q, k, v, grad)
-    exact = with_gradients(lambda *x: reference_attention(*x, mask=mask), q, k, v, grad)
-    for mine, truth in zip(ours, exact):
-        torch.testing.assert_close(mine, truth, rtol=0, atol=1e-12)
+    mask = pattern_mask(pattern, 3, 4, 5)
+    defined = with_gradients(lambda *x: reference_attention(*x, mask=mask), q, k, v, grad)
+    for mine, true in zip(ours, defined):
+        torch.testing.assert_close(mine, true, rtol=0, atol=1e-12)
+    out, lse = attend("auto", case, q, k, v)
+    torch.testing.assert_close(out, ours[0], rtol=0, atol=0)
+    torch.testing.assert_close(lse, truth_of(case)[1], rtol=0, atol=1e-12)
+
+
+def test_it_takes_any_strides_of_inputs_and_gradient():
+    q, k, v, grad = inputs_of(Case(3, 4, 5, dtype=torch.float64, batch=2, dim=16))
+    # The head dim is the slowest axis here, which no stock kernel reads.
+    odd = [x.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0) for x in (q, k, v, grad)]
+    assert odd[0].stride(-1) != 1
+    for backend in ("inclusion_exclusion", "reference"):
+        function = lambda *x: view_time_attention(*x, views=3, times=4, backend=backend)  # noqa: B023, E731
+        for mine, plain in zip(
+            with_gradients(function, *odd), with_gradients(function, q, k, v, grad)
+        ):
+            torch.testing.assert_close(mine, plain, rtol=0, atol=1e-12)
+
+
+def test_results_are_laid_out_as_they_are_promised():
+    q, k, v, _ = inputs_of(Case(3, 4, 5, dtype=torch.bfloat16, batch=2, layout="heads_first"))
+    with torch.inference_mode():
+        for times, views in ((4, 3), (12, 1), (1, 12)):
+            out, lse = view_time_attention(q, k, v, views=views, times=times, return_lse=True)
+            assert out.shape == q.shape and out.dtype == torch.bfloat16 and out.is_contiguous()
+            assert lse.shape == (2, 2, 60) and lse.dtype == torch.float32 and lse.is_contiguous()
 
 
 def test_the_mask_has_the_density_of_a_row_and_a_column_counted_once():
@@ -152,17 +67,24 @@ def test_refusals_name_the_values():
         (dict(q=x, k=x, v=x.double(), views=1, times=2), "v is torch.float64 .* torch.float32"),
         (dict(q=x, k=x.to("meta"), v=x, views=1, times=2), "k is on meta but q is on cpu"),
         (dict(q=x, k=x, v=x, views=0, times=2), "got 0 and 2"),
+        (dict(q=x, k=x, v=x, views=1, times=-5), "got 1 and -5"),
         (dict(q=x[0], k=x, v=x, views=1, times=2), r"got shape \(10, 2, 8\)"),
+        (dict(q=x[:0], k=x[:0], v=x[:0], views=1, times=2), r"empty, got shape \(0, 10, 2, 8\)"),
         (dict(q=x.long(), k=x.long(), v=x.long(), views=1, times=2), "torch.int64"),
     ]
     for arguments, message in cases:
-        with pytest.raises(ValueError, match=message):
-            view_time_attention(**arguments)
+        for function in (view_time_attention, viewtime_kernels.explain_backend):
+            with pytest.raises(ValueError, match=message):
+                function(**arguments)
+    with pytest.raises(ValueError, match="one of view_time, view, time, got 'rows'"):
+        viewtime_kernels.explain_backend(x, x, x, views=1, times=2, pattern="rows")
 
 
 def test_nothing_but_torch_is_imported():
+    """Triton is for backends that a GPU asks for; FlexAttention's front is a part of torch."""
     code = (
-        "import sys, torch; before = set(sys.modules); import viewtime_kernels;"
+        "import sys, torch, torch.nn.attention.flex_attention, torch.library;"
+        "before = set(sys.modules); import viewtime_kernels;"
         "new = {m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names);"
         "assert new <= {'viewtime_kernels', 'torch'}, new"
     )

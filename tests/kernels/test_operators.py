@@ -57,6 +57,16 @@ def test_compiles_as_one_graph_forward_and_backward(dynamic):
         torch.testing.assert_close(mine, plain)
 
 
+def test_the_choice_is_made_when_it_runs_and_never_while_tracing(monkeypatch):
+    seen, choose = [], backends.choose
+    monkeypatch.setattr(
+        backends, "choose", lambda *x, **grid: seen.append(type(x[0])) or choose(*x, **grid)
+    )
+    q, k, v, grad = inputs_of(CASE)
+    with_gradients(torch.compile(attend, fullgraph=True, backend="aot_eager"), q, k, v, grad)
+    assert seen == [torch.Tensor, torch.Tensor]  # once forward, once backward
+
+
 def test_compiles_as_one_graph_under_autocast_and_checkpointing():
     def block(q, k, v):
         return checkpoint(attend, q * 2, k, v, use_reentrant=False).relu()
@@ -159,7 +169,9 @@ def fake_h100(monkeypatch):
         ),
     )
     x = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.bfloat16, shape=(1, 60, 2, 16))
-    return SimpleNamespace(x=x, wrong=wrong, checked=checked, made=made)
+    backends.load.cache_clear()
+    yield SimpleNamespace(x=x, wrong=wrong, checked=checked, made=made)
+    backends.load.cache_clear()
 
 
 def choose(gpu):
