@@ -69,18 +69,22 @@ def _weights(old: int, new: int) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
+class ShapeError(CaptureError):
+    """Pictures have another aspect ratio than the render, and cropping is off."""
+
+
 def fitted(name: str, size: tuple[int, int], render: tuple[int, int], crop: bool) -> Box:
     """(x, y, width, height) of what is taken of a picture of `size` for a camera whose render has
     the size `render`: all of it, or with `crop` its middle in the render's shape.
 
-    Raises CaptureError naming both sizes when the shapes differ and `crop` is off.
+    Raises ShapeError naming both sizes when the shapes differ and `crop` is off.
     """
     width, height = size
     wanted, given = render[0] / render[1], width / height
     if abs(given / wanted - 1) <= SAME_SHAPE:
         return 0, 0, width, height
     if not crop:
-        raise CaptureError(
+        raise ShapeError(
             f"{name} is {width} x {height} pixels, the render {render[0]} x {render[1]}: another "
             "shape. Give the render the shape of the pictures, or turn on Crop to Render"
         )

@@ -134,17 +134,20 @@ def render_steps(
                 [sources[v].box[2:] if v in sources else size for v in range(len(cameras))],
                 size,
             )
+            # From the end of one cell to that of the next: what a window does in between counts.
+            ended = None
             for view, time in places:
                 verb = "Reading" if view in sources else "Rendering"
                 yield len(cells), len(places), f"{verb} view {view}, frame {frames[time]}"
-                started = clock.perf_counter()
+                started = ended or clock.perf_counter()
                 name = f"v{view:03d}.t{time:04d}"
                 image = f"frames/{name}.png"
                 if view in sources:
                     source = sources[view]
                     write_png(part / image, cut(source.read(frames[time]), source.box, *size))
                     cells.append(Cell(view, time, image))
-                    measured.decoded.append(clock.perf_counter() - started)
+                    ended = clock.perf_counter()
+                    measured.decoded.append(ended - started)
                     continue
                 # The panel may have let others at the scene in between.
                 if scene.frame_current != frames[time] or scene.frame_subframe:
@@ -162,7 +165,8 @@ def render_steps(
                         sky = sky_colour(read_picture(part / image), z)
                         skies |= {} if sky is None else {view: sky}
                 cells.append(Cell(view, time, image, f"depth/{name}.exr" if depth else None))
-                measured.rendered.append(clock.perf_counter() - started)
+                ended = clock.perf_counter()
+                measured.rendered.append(ended - started)
             write_capture(
                 part,
                 views=len(cameras),

@@ -142,9 +142,12 @@ class RigMaker(RigOperator):
         layout = self.layout
         layout.use_property_split = True
         for name in self.properties.bl_rna.properties.keys():
-            if name == "rna_type" or (name == "target" and self.around != "POINT"):
-                continue
-            layout.prop(self, name)
+            if name != "rna_type" and name not in self.idle():
+                layout.prop(self, name)
+
+    def idle(self) -> set[str]:
+        """Arguments that have no effect with the others as they are; they are not drawn."""
+        return set() if self.around == "POINT" else {"target"}
 
 
 class VIEWTIME_OT_rig_arc(RigMaker, bpy.types.Operator):
@@ -266,6 +269,9 @@ class VIEWTIME_OT_rig_grid(RigMaker, bpy.types.Operator):
         unit="LENGTH",
     )
     aim: EnumProperty(name="Look", description="Where the cameras look", items=AIMS)
+
+    def idle(self) -> set[str]:
+        return super().idle() | ({"metres"} if self.unit == "DEGREES" else {"degrees"})
 
     def places(self, _context, pose: np.ndarray, centre: np.ndarray) -> np.ndarray:
         spread = tuple(self.degrees if self.unit == "DEGREES" else self.metres)

@@ -29,6 +29,8 @@ class VIEWTIME_PT_reference(SidebarPanel, bpy.types.Panel):
             self.draw_clip(context, scene, settings)
         if kind in {"REFERENCES", "FREEZE"}:
             self.draw_freeze(scene, settings)
+        if readiness.reads_files(scene):
+            layout.prop(settings, "capture_crop")
         self.draw_times(context, scene, settings)
         self.draw_picture(settings)
         layout.prop(settings, "prompt")
@@ -97,14 +99,17 @@ class VIEWTIME_PT_reference(SidebarPanel, bpy.types.Panel):
             return
         row = column.row(align=True)
         row.prop(settings, "times")
-        row.operator("viewtime.times_fit", text="", icon="CHECKMARK")
-        sentence(column, context, f"Valid numbers of times: {VALID_TIMES}")
+        if not readiness.times_fit(scene):
+            row.operator("viewtime.times_fit", text="", icon="CHECKMARK")
+        sentence(column, context, f"Valid: {VALID_TIMES}")
         column.prop(settings, "use_own_range")
         if settings.use_own_range:
             column = column.column(align=True)
             column.prop(settings, "range_start")
             column.prop(settings, "range_end")
             column.prop(settings, "range_step")
+            if not settings.range_step:
+                sentence(column, context, "Step 0 spreads the times over the range")
         else:
             start, end, _step = scene_range(scene)
             sentence(column, context, f"From the scene's frames {start} to {end}")
@@ -122,7 +127,6 @@ class VIEWTIME_PT_reference(SidebarPanel, bpy.types.Panel):
         row = column.row()
         row.enabled = settings.capture_engine != "VIEWPORT"
         row.prop(settings, "capture_depth")
-        column.prop(settings, "capture_crop")
 
     def draw_outlook(self, context: bpy.types.Context, scene: bpy.types.Scene) -> None:
         outlook = readiness.capture_outlook(scene)
@@ -141,7 +145,7 @@ class VIEWTIME_PT_reference(SidebarPanel, bpy.types.Panel):
                 words = f"{duration(outlook.seconds)}, {disk}"
                 sentence(column, context, words[0].upper() + words[1:], "TIME")
         missing = readiness.missing_for_capture(scene)
-        if isinstance(outlook, str) and "another shape" in outlook:
+        if readiness.wrong_shape(scene):
             self.layout.operator("viewtime.render_shape", icon="FULLSCREEN_ENTER")
         row = self.step(context, missing)
         row.scale_y = 1.4

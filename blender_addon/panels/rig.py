@@ -47,7 +47,7 @@ class VIEWTIME_UL_rig(bpy.types.UIList):
         button = row.operator(
             "viewtime.rig_activate",
             text="",
-            icon="VIEW_CAMERA" if fixed else "CAMERA_DATA",
+            icon="PINNED" if fixed else "UNPINNED",
             emboss=fixed,
             depress=fixed,
         )
@@ -111,8 +111,9 @@ class VIEWTIME_PT_rig(SidebarPanel, bpy.types.Panel):
         column.menu("VIEWTIME_MT_rig_more", text="", icon="DOWNARROW_HLT")
         if looked := previewed(context):
             row = layout.row()
-            row.alert = True
-            row.operator("viewtime.look_back", text=f"Leave {looked.name}", icon="LOOP_BACK")
+            row.operator(
+                "viewtime.look_back", text=f"Leave {looked.name}", icon="LOOP_BACK", depress=True
+            )
         doubts = readiness.rig_doubts(scene)
         for doubt in doubts[:MOST_DOUBTS]:
             sentence(layout, context, doubt, "ERROR")

@@ -69,12 +69,12 @@ def _own_range(settings: ReferenceSettings, _context: bpy.types.Context) -> None
 
 
 def _freeze_frame(settings: ReferenceSettings) -> int:
-    from ..capture.frames import scene_plan
+    from ..capture.frames import scene_plan, scene_range
 
     try:
         plan = scene_plan(settings.id_data)
     except ViewtimeError:
-        return settings.freeze_time
+        return scene_range(settings.id_data)[0]
     return plan.start + min(settings.freeze_time, plan.times - 1) * plan.step
 
 

@@ -9,29 +9,26 @@ from .reference import (
     captured,
     missing_for_capture,
     missing_for_rig,
+    reads_files,
     rig_doubts,
+    times_fit,
+    wrong_shape,
 )
-from .result import (
-    is_lost,
-    missing_for_export,
-    missing_for_native,
-    missing_for_result,
-    sequence_in_words,
-)
+from .result import missing_for_export, missing_for_result
 
 __all__ = [
     "NotReady",
     "absolute_folder",
     "capture_outlook",
     "captured",
-    "is_lost",
     "missing_for_capture",
     "missing_for_export",
     "missing_for_generate",
-    "missing_for_native",
     "missing_for_result",
     "missing_for_rig",
+    "reads_files",
     "result_folder",
     "rig_doubts",
-    "sequence_in_words",
+    "times_fit",
+    "wrong_shape",
 ]

@@ -7,7 +7,9 @@ import bpy
 
 from viewtime_formats.errors import ViewtimeError
 
+from ..capture.frames import most_times, nearest_times
 from ..capture.outlook import Outlook, outlook
+from ..capture.pixels import ShapeError
 from ..capture.rig import rig_cameras, warnings_of
 from .places import NotReady, absolute_folder
 
@@ -28,6 +30,12 @@ def rig_doubts(scene: bpy.types.Scene) -> list[str]:
         return [str(problem)]
 
 
+def times_fit(scene: bpy.types.Scene) -> bool:
+    """Whether the number of times is one that the video model makes and the range holds."""
+    times = scene.viewtime.times
+    return times == nearest_times(times, most_times(scene))
+
+
 def capture_outlook(scene: bpy.types.Scene) -> Outlook | str:
     """What a capture will make, or the sentence that says what is in its way."""
     if reason := missing_for_rig(scene):
@@ -36,6 +44,25 @@ def capture_outlook(scene: bpy.types.Scene) -> Outlook | str:
         return outlook(scene)
     except ViewtimeError as problem:
         return str(problem)
+
+
+def wrong_shape(scene: bpy.types.Scene) -> bool:
+    """Whether a capture is kept back by pictures of another shape than the render's."""
+    try:
+        outlook(scene)
+    except ShapeError:
+        return True
+    except ViewtimeError:
+        pass
+    return False
+
+
+def reads_files(scene: bpy.types.Scene) -> bool:
+    """Whether some of the frames are not rendered but taken from a clip or from files."""
+    settings = scene.viewtime
+    kind = settings.capture_kind
+    clip = kind in {"REFERENCES", "CLIP"} and settings.clip_source != "RENDER"
+    return clip or (kind in {"REFERENCES", "FREEZE"} and settings.freeze_source == "FILES")
 
 
 def missing_for_capture(scene: bpy.types.Scene) -> str | None:
