@@ -11,7 +11,7 @@ from dataclasses import dataclass
 # Frames are sums of floats (frame + subframe): a step begins a hair before its exact frame.
 EPSILON = 1e-4
 # A jump of more steps than this is somebody scrubbing, not a rhythm that goes on.
-_LONGEST_STRIDE = 8
+_LONGEST_STRIDE = 4
 
 
 @dataclass(frozen=True)

@@ -53,23 +53,151 @@ def test_rendered_frames_show_their_own_step(empty_scene, formats, tmp_path, mot
         assert abs(red - step / 4) < 0.01, name
 
 
-def test_the_evaluated_scene_has_the_splats_of_each_frame(empty_scene, formats, tmp_path):
-    """The quads of the modifier stand where the step's Gaussians are."""
-    ob = import_sequence(write_sequence(formats, tmp_path / "s", [30, 50, 20]))
+class Witness(bpy.types.RenderEngine):
+    """Renders nothing and notes what every view layer holds, at subframes around the frame too."""
+
+    bl_idname = "VIEWTIME_TEST_WITNESS"
+    bl_label = "Witness"
+    subframes = (0.0,)
+    seen: list = []  # noqa: RUF012 - the engine's instances come and go with each render
+
+    def render(self, depsgraph: bpy.types.Depsgraph) -> None:
+        scene = depsgraph.scene
+        frame, layer = scene.frame_current, depsgraph.view_layer.name
+        for subframe in self.subframes:
+            if len(self.subframes) > 1:
+                self.frame_set(frame + (-1 if subframe < 0 else 0), subframe % 1.0)
+            for instance in depsgraph.object_instances:
+                if instance.object.type == "POINTCLOUD" or instance.object.original.viewtime.folder:
+                    ob = instance.object
+                    self.seen.append((frame + subframe, layer, ob.original.name, quads(ob)))
+                    break
+        self.frame_set(frame, 0.0)
+
+
+def quads(evaluated: bpy.types.Object) -> np.ndarray:
+    """(N, 3) centres of the quads that the object has for a renderer, in its own space."""
+    geometry = evaluated.evaluated_geometry()  # owns the mesh
+    corners = np.empty(len(geometry.mesh.vertices) * 3, np.float32)
+    geometry.mesh.vertices.foreach_get("co", corners)
+    return corners.reshape(-1, 4, 3).mean(axis=1)
+
+
+def same_places(centers: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether there is one quad at each place, in any order."""
+    if len(centers) != len(wanted):
+        return False
+    distance = np.linalg.norm(centers[:, None] - wanted[None], axis=2)
+    nearest = distance.argmin(axis=1)
+    return len(set(nearest)) == len(wanted) and bool(distance.min(axis=1).max() < 5e-3)
+
+
+@pytest.fixture
+def witness():
+    bpy.utils.register_class(Witness)
+    Witness.seen.clear()
+    Witness.subframes = (0.0,)
+    yield Witness
+    bpy.utils.unregister_class(Witness)
+
+
+COUNTS = (30, 50, 20, 40)
+
+
+@pytest.fixture
+def stage(empty_scene, formats, tmp_path, witness) -> bpy.types.Object:
+    """Four steps on frames 1 to 4, seen whole by the camera, rendered by the witness."""
+    ob = import_sequence(write_sequence(formats, tmp_path / "s", COUNTS))
     camera = bpy.data.objects.new("c", bpy.data.cameras.new("c"))
-    camera.location = (0, 0, 10)
+    camera.location = (0, 0, 20)
     empty_scene.collection.objects.link(camera)
     empty_scene.camera = camera
-    for step, count in enumerate((30, 50, 20)):
-        empty_scene.frame_set(1 + step)
-        depsgraph = bpy.context.evaluated_depsgraph_get()
-        geometry = ob.evaluated_get(depsgraph).evaluated_geometry()  # owns the mesh
-        mesh = geometry.mesh
-        corners = np.empty(len(mesh.vertices) * 3, np.float32)
-        mesh.vertices.foreach_get("co", corners)
-        centers = corners.reshape(-1, 4, 3).mean(axis=1)
-        assert len(centers) == count
-        wanted = gaussians(formats, count, step).means
-        nearest = np.linalg.norm(centers[:, None] - wanted[None], axis=2).argmin(axis=1)
-        assert np.allclose(centers, wanted[nearest], atol=2e-3)
-        assert len(set(nearest)) == count
+    empty_scene.render.engine = Witness.bl_idname
+    empty_scene.render.resolution_x = empty_scene.render.resolution_y = 8
+    empty_scene.render.filepath = str(tmp_path / "f")
+    empty_scene.frame_start, empty_scene.frame_end = 1, 4
+    return ob
+
+
+def shows(formats, places: np.ndarray, step: int) -> bool:
+    return same_places(places, gaussians(formats, COUNTS[step], step).means)
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_still_and_an_animation_hold_all_splats_of_their_frames(stage, formats, witness, locked):
+    scene = bpy.context.scene
+    scene.render.use_lock_interface = locked
+    scene.frame_set(3)
+    bpy.ops.render.render()
+    bpy.ops.render.render(animation=True)
+    frames = [frame for frame, *_ in witness.seen]
+    assert frames == [3, 1, 2, 3, 4]
+    for frame, _, _, places in witness.seen:
+        assert shows(formats, places, int(frame) - 1), frame
+    assert scene.frame_current == 3 and len(stage.data.points) == COUNTS[2]
+
+
+def test_the_viewports_share_of_splats_is_not_the_renders(stage, formats, witness):
+    stage.viewtime.display_density = 0.1
+    bpy.ops.render.render()
+    ((_, _, _, places),) = witness.seen
+    assert shows(formats, places, 0)
+
+
+def test_subframes_show_the_step_that_is_on_then(stage, formats, witness):
+    witness.subframes = (-0.25, 0.0, 0.25)
+    stage.viewtime.speed = 4.0  # a step lasts a quarter of a frame
+    scene = bpy.context.scene
+    scene.render.use_motion_blur = True
+    scene.frame_set(1)
+    bpy.ops.render.render()
+    assert [frame for frame, *_ in witness.seen] == [0.75, 1.0, 1.25]
+    for (_, _, _, places), step in zip(witness.seen, (0, 0, 1)):
+        assert shows(formats, places, step)
+    assert len(stage.data.points) == COUNTS[0]
+
+
+def test_every_view_layer_has_the_exact_frame(stage, formats, witness):
+    scene = bpy.context.scene
+    scene.view_layers.new("second")
+    bpy.ops.render.render(animation=True)
+    assert [(frame, layer) for frame, layer, *_ in witness.seen] == [
+        (frame, layer) for frame in (1, 2, 3, 4) for layer in ("ViewLayer", "second")
+    ]
+    for frame, _, _, places in witness.seen:
+        assert shows(formats, places, int(frame) - 1)
+
+
+def test_a_keyframed_time_holds_in_renders_and_at_their_subframes(stage, formats, witness):
+    """Blender sets the frame before it evaluates animation: the first value would be the last."""
+    stage.viewtime.use_time = True
+    for frame, time in [(1, 3.0), (2, 0.0), (3, 2.0), (4, 1.0)]:
+        stage.viewtime.time = time
+        stage.viewtime.keyframe_insert("time", frame=frame)
+    (strip,) = stage.animation_data.action.layers[0].strips
+    for curve in strip.channelbags[0].fcurves:
+        for point in curve.keyframe_points:
+            point.interpolation = "CONSTANT"
+    bpy.context.scene.view_layers.new("second")
+    witness.subframes = (-0.25, 0.0, 0.25)
+    bpy.ops.render.render(animation=True)
+    steps = {1: 3, 2: 0, 3: 2, 4: 1}
+    assert len(witness.seen) == 4 * 2 * 3
+    for frame, _, _, places in witness.seen:
+        assert shows(formats, places, steps[max(1, int(frame))]), frame
+    witness.seen.clear()
+    witness.subframes = (0.0,)
+    bpy.context.scene.frame_set(3)
+    bpy.ops.render.render()
+    assert shows(formats, witness.seen[0][3], 2)
+
+
+def test_duplicates_at_different_offsets_render_their_own_steps(stage, formats, witness):
+    twin = stage.copy()
+    bpy.context.scene.collection.objects.link(twin)
+    twin.viewtime.offset = 1
+    stage.hide_render = True
+    bpy.ops.render.render(animation=True)
+    assert [name for _, _, name, _ in witness.seen] == [twin.name] * 4
+    for (_, _, _, places), step in zip(witness.seen, (0, 0, 1, 2)):
+        assert shows(formats, places, step)
