@@ -57,6 +57,5 @@ class DinoV2(nn.Module):
             return self.pos_embed
         table = self.pos_embed.float()
         grid = table[:, 1:].reshape(1, self.side, self.side, -1).permute(0, 3, 1, 2)
-        with torch.autocast(grid.device.type, enabled=False):
-            grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
+        grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
         return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)

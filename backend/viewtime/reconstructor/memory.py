@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from viewtime.reconstructor.config import ReconstructorConfig
 
 GB = 1e9
-_BLOCK = {False: 15.0, True: 12.5}
+_BLOCK = {False: 12.5, True: 9.5}
 """Peak of one attention block in floats per token and channel, with its input and output, by
 whether it computes in 16 bit. Measured; a test holds the whole estimate to the measured peak."""
 
@@ -110,7 +110,8 @@ def _stages(
     # The last kept layer is being written while its blocks run; dense maps are not there yet.
     pixels = 4.0 * shape.height * shape.width / GB
     outputs = 2 + (4 if c.point_head else 0) + c.gaussian_channels + (1 if c.surface else 0)
-    heads = weights / GB + images + kept + 1.5 * outputs * pixels * shape.frames
+    places = 2 * c.head_features // 2 * pixels  # sines of the picture coordinates, for all frames
+    heads = weights / GB + images + kept + outputs * pixels * shape.frames + places
     return [
         (base, block * tokens, chunks.frames, shape.frames),
         (
@@ -128,8 +129,7 @@ def _head_gb(c: ReconstructorConfig, shape: Shape, rows: int, columns: int) -> f
     """Peak of the widest DPT head per frame: its last maps, or its fusion blocks."""
     places, pixels = rows * columns, shape.height * shape.width
     half = c.head_features // 2
-    hidden = half if c.gaussian_head == "anysplat" else c.head_hidden
-    extra = 3 * half if c.gaussian_head == "anysplat" or c.surface else 0
-    last = pixels * (3 * half + extra + 2 * hidden)
-    fusion = places * c.head_features * (64 * 4 + 16 * 2)
+    adds_picture = c.gaussian_head == "anysplat" or c.surface
+    last = pixels * ((4 if adds_picture else 2) * half + 2 * c.gaussian_channels + 4)
+    fusion = places * c.head_features * (64 * 2 + 16 * 4)
     return 4.0 * max(last, fusion) / GB

@@ -188,7 +188,9 @@ class Reconstructor(nn.Module):
         keep = self.config.kept_layers
         if dtype is None or dtype == torch.float32:
             return self.aggregator(frames, rays, temporal=temporal, keep=keep, chunks=chunks)
-        with torch.autocast(frames.device.type, dtype):
+        # Without gradients a cache of narrowed weights would cost half the trunk again.
+        cached = torch.is_grad_enabled()
+        with torch.autocast(frames.device.type, dtype, cache_enabled=cached):
             return self.aggregator(frames, rays, temporal=temporal, keep=keep, chunks=chunks)
 
     def _poses(self, tokens: Tensor, replaces: bool) -> list[Tensor]:
@@ -215,14 +217,26 @@ class Reconstructor(nn.Module):
 def _per_frames(
     head: Callable[..., Any], tokens: Sequence[Tensor], pictures: Tensor, size: int
 ) -> Any:
-    """head(tokens, pictures), `size` frames at a time, its tensors joined."""
-    parts = []
-    for first in range(0, len(pictures), size or len(pictures)):
-        last = first + (size or len(pictures))
+    """head(tokens, pictures), a tensor or a tuple of tensors, `size` frames at a time."""
+    count, found = len(pictures), None
+    for first in range(0, count, size or count):
+        last = min(count, first + (size or count))
         now = [layer[first:last].to(pictures.dtype) for layer in tokens]
-        parts.append(head(now, pictures[first:last]))
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    return tuple(None if group[0] is None else torch.cat(group) for group in zip(*parts))
+        answer = head(now, pictures[first:last])
+        if last - first == count:
+            return answer
+        parts = answer if isinstance(answer, tuple) else (answer,)
+        if torch.is_grad_enabled():
+            found = found or [[] for _ in parts]
+            for group, part in zip(found, parts):
+                group.append(part)
+            continue
+        # Into their places at once: joining them later would take twice the room.
+        found = found or [None if x is None else x.new_empty(count, *x.shape[1:]) for x in parts]
+        for whole, part in zip(found, parts):
+            if part is not None:
+                whole[first:last] = part
+    assert found is not None
+    if torch.is_grad_enabled():
+        found = [None if group[0] is None else torch.cat(group) for group in found]
+    return tuple(found) if isinstance(answer, tuple) else found[0]
