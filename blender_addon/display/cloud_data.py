@@ -17,6 +17,9 @@ WIDTH = 4096  # texels in a row of every texture
 TEXELS = 4  # of one splat: position and opacity; scale; rotation; colour
 _FIELDS = {"FLOAT_VECTOR": "vector", "QUATERNION": "value", "FLOAT4": "vector"}
 
+# Arrays to pack into, by use: fresh pages of memory cost more than the copy into them.
+Staging = dict[str, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Splats:
@@ -79,9 +82,9 @@ def stable_subset(count: int, density: float) -> np.ndarray:
     return np.flatnonzero(index < np.uint32(min(density, 1.0) * (2**32 - 1)))
 
 
-def pack(splats: Splats) -> np.ndarray:
+def pack(splats: Splats, staging: Staging | None = None) -> np.ndarray:
     """(rows, WIDTH, 4) float32 for the texture of positions, shapes and colours."""
-    out = _texture(len(splats), TEXELS)
+    out = _texture(len(splats), TEXELS, staging, "splats")
     flat = out.reshape(-1, 4 * TEXELS)[: len(splats)]
     flat[:, 0:3] = splats.position
     flat[:, 3] = splats.base[:, 3]
@@ -97,10 +100,10 @@ def rest_texels(coefficients: int) -> int:
     return {0: 1, 3: 4, 8: 8, 15: 16}[coefficients]
 
 
-def pack_rest(splats: Splats) -> np.ndarray:
+def pack_rest(splats: Splats, staging: Staging | None = None) -> np.ndarray:
     """(rows, WIDTH, 4) float32: one texel for each coefficient."""
     texels = rest_texels(len(splats.rest))
-    out = _texture(len(splats) if splats.rest else 0, texels)
+    out = _texture(len(splats) if splats.rest else 0, texels, staging, "rest")
     flat = out.reshape(-1, texels, 4)[: len(splats)]
     for index, coefficient in enumerate(splats.rest):
         flat[:, index, :3] = coefficient
@@ -115,6 +118,11 @@ def pack_order(order: np.ndarray) -> np.ndarray:
     return out
 
 
-def _texture(count: int, texels: int) -> np.ndarray:
+def _texture(count: int, texels: int, staging: Staging | None, use: str) -> np.ndarray:
     rows = max(1, -(-count * texels // WIDTH))
-    return np.zeros((rows, WIDTH, 4), np.float32)
+    if staging is None:
+        return np.zeros((rows, WIDTH, 4), np.float32)
+    held = staging.get(use)
+    if held is None or len(held) != rows:
+        held = staging[use] = np.zeros((rows, WIDTH, 4), np.float32)
+    return held

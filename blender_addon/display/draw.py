@@ -10,7 +10,7 @@ import gpu
 import numpy as np
 
 from . import shader
-from .cloud_data import Splats, pack, pack_order, pack_rest, rest_texels
+from .cloud_data import Splats, Staging, pack, pack_order, pack_rest, rest_texels
 from .settings import Look
 
 
@@ -38,14 +38,14 @@ def texture(data: np.ndarray, kind: str) -> gpu.types.GPUTexture:
 
 
 class Uploaded:
-    """One step's splats on the GPU."""
+    """One step's splats on the GPU. staging: arrays kept from one upload to the next."""
 
-    def __init__(self, splats: Splats) -> None:
+    def __init__(self, splats: Splats, staging: Staging | None = None) -> None:
         self.count = len(splats)
         self.coefficients = len(splats.rest)
-        self.splats = texture(pack(splats), "RGBA32F")
+        self.splats = texture(pack(splats, staging), "RGBA32F")
         # Half precision: colours are seen in eight bits, and this is the largest texture.
-        self.rest = texture(pack_rest(splats), "RGBA16F")
+        self.rest = texture(pack_rest(splats, staging), "RGBA16F")
 
 
 def quad_batch() -> gpu.types.GPUBatch:

@@ -18,7 +18,7 @@ import numpy as np
 from bpy.app.handlers import persistent
 
 from . import shader
-from .cloud_data import read, stable_subset
+from .cloud_data import Staging, read, stable_subset
 from .draw import Painter, Uploaded, View, forward_in, quad_batch, texture, upload_order
 from .order import Sorter, fitted
 from .settings import Look, holds_splats, look_of
@@ -48,6 +48,7 @@ class Viewport:
         self._generation: dict[int, int] = {}
         self._held: dict[Hashable, _Held] = {}
         self._orders: dict[Hashable, tuple[Hashable, gpu.types.GPUTexture]] = {}
+        self._staging: Staging = {}
         self._painter: Painter | None = None
         self._over: gpu.types.GPUShader | None = None
         self._copy: gpu.types.GPUShader | None = None
@@ -109,7 +110,7 @@ class Viewport:
         splats = read(cloud, view_dependent)
         if density < 1.0:
             splats = splats.take(stable_subset(len(splats), density))
-        held = _Held(stamp, Uploaded(splats), splats.position)
+        held = _Held(stamp, Uploaded(splats, self._staging), splats.position)
         there = {cloud.session_uid for cloud in bpy.data.pointclouds}
         # One density and one kind of colour for a cloud: the others would only fill memory.
         self._held = {k: v for k, v in self._held.items() if k[0] in there and k[0] != uid}
@@ -210,6 +211,7 @@ class Viewport:
         self._held.clear()
         self._orders.clear()
         self._generation.clear()
+        self._staging.clear()
         self.problem = ""
 
     def redraw_when_sorted(self) -> float | None:

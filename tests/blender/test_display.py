@@ -123,7 +123,7 @@ def test_render_settings_change_only_when_asked(scene, formats, tmp_path, viewti
     assert "transparent bounces" in advice(scene)[0]
     bpy.ops.viewtime.prepare_render()
     assert advice(scene) == []
-    assert (scene.cycles.transparent_max_bounces, scene.cycles.min_transparent_bounces) == (128, 16)
+    assert (scene.cycles.transparent_max_bounces, scene.cycles.min_transparent_bounces) == (128, 64)
     assert before[2:] == (scene.view_settings.view_transform, scene.cycles.samples)
 
 
