@@ -2,6 +2,8 @@
 """From scene cameras, clips and files to a Capture folder: rigs, cells, sources, operators.
 It leaves the scene as it found it, and never talks to the backend."""
 
+import bpy
+
 from . import ops, reference_ops, rig_file, rig_list, rig_ops
 
 CLASSES = (
@@ -11,3 +13,7 @@ CLASSES = (
     *reference_ops.CLASSES,
     *ops.CLASSES,
 )
+
+
+def unregister() -> None:
+    rig_list.end_preview(bpy.context)

@@ -120,6 +120,8 @@ def remembered_clip(scene: bpy.types.Scene, clip: ClipSource) -> Media:
         return clip.probe()
     if settings.clip_problem:
         raise CaptureError(settings.clip_problem)
+    if not settings.clip_frames:
+        raise CaptureError(f"{clip.path} was not looked at yet: press Look Again beside it")
     size = settings.clip_width, settings.clip_height
     return Media(clip.path.name, *size, settings.clip_frames, settings.clip_fps or None)
 
@@ -156,6 +158,11 @@ def outlook(scene: bpy.types.Scene) -> Outlook:
         )
     if "GRID" in what:
         lines.append(f"All {len(cameras)} cameras at all times, {_by(scene, asked.engine)}")
+    if scene.camera not in cameras and "FIXED" in what:
+        lines.append(
+            f"'{scene.camera.name}' is not in the rig: '{cameras[fixed].name}', the nearest to it, "
+            "is the fixed view"
+        )
     rendered = len(places) - read
     depth = "DEPTH" in what and rendered > 0
     if settings.capture_depth and rendered and not depth:

@@ -87,6 +87,19 @@ class VIEWTIME_OT_clip_from_strip(ReferenceOperator, bpy.types.Operator):
         settings.clip_scene = None if source == context.scene else source
 
 
+class VIEWTIME_OT_clip_refresh(ReferenceOperator, bpy.types.Operator):
+    """Look at the clip's files again, after they changed on disk"""
+
+    bl_idname = "viewtime.clip_refresh"
+    bl_label = "Look Again"
+
+    def apply(self, context: bpy.types.Context) -> None:
+        settings = context.scene.viewtime
+        settings.clip_path = settings.clip_path  # its update looks the files up
+        if settings.clip_problem:
+            raise ViewtimeError(settings.clip_problem)
+
+
 class VIEWTIME_OT_freeze_files_choose(ReferenceOperator, bpy.types.Operator):
     """Choose the pictures of the frozen moment: one for each camera, in view order by their names.
     Choose a folder to take all of its pictures"""
@@ -177,6 +190,7 @@ CLASSES = (
     VIEWTIME_OT_times_fit,
     VIEWTIME_OT_freeze_here,
     VIEWTIME_OT_clip_from_strip,
+    VIEWTIME_OT_clip_refresh,
     VIEWTIME_OT_freeze_files_choose,
     VIEWTIME_OT_render_shape,
     VIEWTIME_OT_capture_folder_next,

@@ -27,8 +27,9 @@ def rig_cameras(scene: bpy.types.Scene) -> list[bpy.types.Object]:
     cameras = [item.camera for item in scene.viewtime.rig]
     if not cameras:
         raise RigError("There is no rig; make one, or use the selected cameras")
+    present = {ob.name for ob in scene.objects}
     for view, camera in enumerate(cameras):
-        if camera is None or camera.name not in scene.objects:
+        if camera is None or camera.name not in present:
             raise RigError(f"Camera {view} of the rig is gone from the scene; make the rig again")
     return cameras
 
@@ -125,11 +126,13 @@ def add_camera(scene: bpy.types.Scene, data: bpy.types.Camera, name: str) -> bpy
 
 
 def warnings_of(cameras: Sequence[bpy.types.Object]) -> list[str]:
-    """What is doubtful about these cameras as a rig, in words. Raises RigError."""
+    """What is doubtful about these cameras as a rig, in words."""
     if len(cameras) < 2:
         return ["A rig of one camera shows nothing of other sides; add cameras"]
-    poses = [rigid_pose(camera.matrix_world, camera.name) for camera in cameras]
-    centres = np.array([pose[:3, 3] for pose in poses])
+    # Near enough for advice, and quick enough for every redraw; rigid_pose is for captures.
+    poses = np.array([camera.matrix_world for camera in cameras], np.float64)
+    poses[:, :3, 2] /= np.maximum(np.linalg.norm(poses[:, :3, 2], axis=1, keepdims=True), 1e-12)
+    centres = poses[:, :3, 3]
     return rig_warnings([camera.name for camera in cameras], centres, common_target(poses))
 
 

@@ -62,7 +62,9 @@ class VIEWTIME_PT_reference(SidebarPanel, bpy.types.Panel):
                 column.prop_search(settings, "clip_strip", editor, "strips_all", text="Strip")
             column.operator("viewtime.clip_from_strip", icon="SEQUENCE")
         elif settings.clip_source != "RENDER":
-            column.prop(settings, "clip_path")
+            row = column.row(align=True)
+            row.prop(settings, "clip_path")
+            row.operator("viewtime.clip_refresh", text="", icon="FILE_REFRESH")
             column.prop(settings, "clip_start")
             if settings.clip_width:
                 size = f"{settings.clip_width} x {settings.clip_height}"
@@ -144,8 +146,8 @@ class VIEWTIME_PT_reference(SidebarPanel, bpy.types.Panel):
             else:
                 words = f"{duration(outlook.seconds)}, {disk}"
                 sentence(column, context, words[0].upper() + words[1:], "TIME")
-        missing = readiness.missing_for_capture(scene)
-        if readiness.wrong_shape(scene):
+        missing = readiness.missing_for_capture(scene, outlook)
+        if isinstance(outlook, str) and readiness.wrong_shape(scene):
             self.layout.operator("viewtime.render_shape", icon="FULLSCREEN_ENTER")
         row = self.step(context, missing)
         row.scale_y = 1.4

@@ -65,8 +65,9 @@ def reads_files(scene: bpy.types.Scene) -> bool:
     return clip or (kind in {"REFERENCES", "FREEZE"} and settings.freeze_source == "FILES")
 
 
-def missing_for_capture(scene: bpy.types.Scene) -> str | None:
-    found = capture_outlook(scene)
+def missing_for_capture(scene: bpy.types.Scene, found: Outlook | str | None = None) -> str | None:
+    """found: what capture_outlook said, where it was asked already."""
+    found = found or capture_outlook(scene)
     if isinstance(found, str):
         return found
     try:

@@ -100,3 +100,19 @@ def awkward(scene):
     marker = scene.timeline_markers.new("cut", frame=3)
     marker.camera = scene.camera
     scene.frame_set(3, subframe=0.25)
+
+
+def everything(scene):
+    """state() and what else a clip could touch: data, selection, sequencer, scenes."""
+    strips = scene.sequence_editor.strips_all if scene.sequence_editor else ()
+    return state(scene) | {
+        "data": {
+            name: sorted(item.name for item in getattr(bpy.data, name))
+            for name in ("scenes", "objects", "cameras", "movieclips", "meshes", "worlds")
+        },
+        "images": sorted(i.name for i in bpy.data.images if i.name != "Render Result"),
+        "selected": sorted(ob.name for ob in bpy.context.selected_objects),
+        "active": bpy.context.view_layer.objects.active,
+        "context": bpy.context.scene.name,
+        "strips": [(s.name, s.mute, s.select, s.channel) for s in strips],
+    }
