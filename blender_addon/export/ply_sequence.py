@@ -51,10 +51,7 @@ def export_ply(
     first, last = frames or timing.frame_range()
     if last < first:
         raise ViewtimeError(f"frames {first}:{last} end before they begin")
-    steps = {frame: timing.step_at(frame) for frame in range(first, last + 1)}
-    for frame, step in steps.items():
-        if not sequence.has_step(step):
-            raise ViewtimeError(f"{ob.name}: frame {frame} (step {step}) is not written yet")
+    numbers = range(first, last + 1)
     folder = Path(folder)
     stem = bpy.path.clean_name(ob.name)
     made = not folder.exists()
@@ -65,14 +62,19 @@ def export_ply(
     except OSError as error:
         raise ViewtimeError(f"{folder}: cannot be written: {error.strerror}") from error
     try:
-        for frame, step in steps.items():
+        for frame in numbers:
             scene.frame_set(frame)
-            world = np.array(_evaluated(scene, ob).matrix_world)
+            # Keyframes and drivers may have a say in the step, as in the place.
+            seen = _evaluated(scene, ob)
+            step = playback.timing(seen, sequence).step_at(frame)
+            if not sequence.has_step(step):
+                raise ViewtimeError(f"{ob.name}: frame {frame} (step {step}) is not written yet")
+            world = np.array(seen.matrix_world)
             write_ply(workshop / _file(stem, frame), moved(sequence.step(step), world, ob.name))
             if on_frame is not None:
                 on_frame(frame)
         written = []
-        for frame in steps:
+        for frame in numbers:
             os.replace(workshop / _file(stem, frame), folder / _file(stem, frame))
             written.append(folder / _file(stem, frame))
         return written

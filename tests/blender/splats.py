@@ -18,7 +18,7 @@ def gaussians(formats, count: int, seed: int, coefficients: int = 1):
         means=rng.normal(size=(count, 3)).astype(np.float32),
         scales=rng.uniform(0.01, 0.1, (count, 3)).astype(np.float32),
         rotations=(rotations / np.linalg.norm(rotations, axis=1)[:, None]).astype(np.float32),
-        opacities=rng.uniform(0.1, 1, count).astype(np.float32),
+        opacities=rng.uniform(0.1, 0.9, count).astype(np.float32),
         sh=rng.normal(size=(count, coefficients, 3)).astype(np.float32),
     )
 

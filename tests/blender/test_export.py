@@ -11,28 +11,12 @@ import bpy
 import numpy as np
 import pytest
 from mathutils import Matrix, Quaternion
-
-
-@pytest.fixture
-def formats(viewtime: str):
-    return importlib.import_module("viewtime_formats")
+from splats import gaussians
 
 
 @pytest.fixture
 def cli(viewtime: str):
     return importlib.import_module(f"{viewtime}.cli")
-
-
-def gaussians(formats, count: int, seed: int, coefficients: int = 1):
-    rng = np.random.default_rng(seed)
-    rotations = rng.normal(size=(count, 4))
-    return formats.Gaussians(
-        means=rng.normal(size=(count, 3)).astype(np.float32),
-        scales=rng.uniform(0.01, 0.1, (count, 3)).astype(np.float32),
-        rotations=(rotations / np.linalg.norm(rotations, axis=1)[:, None]).astype(np.float32),
-        opacities=rng.uniform(0.1, 0.9, count).astype(np.float32),
-        sh=rng.normal(size=(count, coefficients, 3)).astype(np.float32),
-    )
 
 
 @pytest.fixture
@@ -72,6 +56,18 @@ def test_the_command_line_writes_one_ply_per_frame_of_the_whole_sequence(
         assert np.allclose(read.rotations, wanted.rotations, atol=1e-6)
     assert bpy.context.scene.frame_current == 6
     assert "7 PLY files" in capsys.readouterr().out
+
+
+def test_keyframes_of_the_sequence_time_are_followed(swing, formats, cli, tmp_path):
+    swing.viewtime.use_time = True
+    for frame, time in [(3, 3.0), (4, 1.0), (5, 2.0)]:
+        swing.viewtime.time = time
+        swing.viewtime.keyframe_insert("time", frame=frame)
+    assert cli.export(["--out", str(tmp_path / "ply"), "--frames", "3:5"]) == 0
+    counts = [
+        len(formats.read_ply(tmp_path / "ply" / f"swing.{frame:04d}.ply")) for frame in (3, 4, 5)
+    ]
+    assert counts == [8, 6, 7]
 
 
 def test_frames_and_object_can_be_named_and_follow_the_offset(swing, cli, formats, tmp_path):
