@@ -6,16 +6,19 @@ splats, the picture file that a user gets. It changes nothing in the repository.
 
 Two sets of splats: "shapes" (flat splats on surfaces with harmonics of degree 3, as a
 reconstruction gives) and "cloud" (random ellipsoids of random colours, half transparent: the worst
-case for order and blending). Each row is a technique with the settings that it needs:
+case for order and blending). The rows:
 
-    pass            render engine Viewtime Splats, view transform Standard
-    cycles display  quads in Cycles, Blend in renders: Display, view transform Raw
-    cycles scene    quads in Cycles, Blend in renders: Scene, view transform Standard
-    eevee ...       the same in EEVEE, filter size 0
+    pass           render engine Viewtime Splats, view transform Standard
+    cycles         quads in Cycles, Blend in renders: Display, view transform Raw, 1 sample, pixel
+                   filter Box of width 0.01: a pixel is its centre, as in the backend
+    cycles scene   the same with Blend in renders: Scene, view transform Standard
+    cycles smooth  as cycles, with 16 samples and the filter Box of width 1: a pixel is its area;
+                   compared with the backend's picture at 4 times the size, averaged
+    eevee ...      quads in EEVEE, filter size 0; otherwise as the rows of Cycles
 
-"dB" compares with the reference blended in the same light as the technique; "to display" with the
-reference as the backend draws it (blended in display values, as splats are trained): what blending
-in scene linear light costs.
+All after Prepare Render (128 transparent bounces, 64 for certain). "dB" compares with the backend
+blended in the same light as the technique; "to display" with the backend as it draws (blended in
+display values, as splats are trained): what blending in scene linear light costs.
 """
 
 from __future__ import annotations
@@ -35,12 +38,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "bl_ext.user_default.viewtime"
 TECHNIQUES = {
-    # name: (engine, blend in renders, view transform)
-    "pass": ("VIEWTIME_SPLATS", "SCENE", "Standard"),
-    "cycles display": ("CYCLES", "DISPLAY", "Raw"),
-    "cycles scene": ("CYCLES", "SCENE", "Standard"),
-    "eevee display": ("EEVEE", "DISPLAY", "Raw"),
-    "eevee scene": ("EEVEE", "SCENE", "Standard"),
+    # name: (engine, blend in renders, view transform, samples, width of the pixel filter)
+    "pass": ("VIEWTIME_SPLATS", "SCENE", "Standard", 1, 0.01),
+    "cycles": ("CYCLES", "DISPLAY", "Raw", 1, 0.01),
+    "cycles scene": ("CYCLES", "SCENE", "Standard", 1, 0.01),
+    "cycles smooth": ("CYCLES", "DISPLAY", "Raw", 16, 1.0),
+    "eevee": ("EEVEE", "DISPLAY", "Raw", 4, 0.0),
+    "eevee scene": ("EEVEE", "SCENE", "Standard", 4, 0.0),
 }
 SETS = ("shapes", "cloud")
 
@@ -144,12 +148,9 @@ def inside(work: Path) -> None:
         render.resolution_x = render.resolution_y = size
         render.dither_intensity = 0.0
         render.image_settings.color_depth = "16"
-        render.filter_size = 0.01
-        scene.cycles.samples = job["samples"]
         scene.cycles.use_adaptive_sampling = False
         scene.cycles.use_denoising = False
         scene.cycles.pixel_filter_type = "BOX"
-        scene.eevee.taa_render_samples = job["samples"]
         bpy.ops.viewtime.prepare_render()
         bpy.context.view_layer.update()
         seen = conventions.camera_from_blender(camera, scene, size, size)
@@ -158,9 +159,12 @@ def inside(work: Path) -> None:
             if mesh:
                 bpy.ops.mesh.primitive_cube_add(size=0.5, location=(0.35, -0.55, 0.0))
                 bpy.ops.object.light_add(type="SUN", rotation=(0.6, 0.3, 0.0))
-            for technique, (engine, blend, view) in TECHNIQUES.items():
+            for technique, (engine, blend, view, samples, width) in TECHNIQUES.items():
                 if technique.split()[0] not in job["engines"] or (mesh and blend != "SCENE"):
                     continue
+                scene.cycles.samples = scene.eevee.taa_render_samples = samples
+                scene.cycles.filter_width = max(width, 0.01)
+                render.filter_size = width
                 render.engine = names.get(engine, engine)
                 scene.view_settings.view_transform = view
                 ob.viewtime.display_blend = blend
@@ -181,9 +185,18 @@ def inside(work: Path) -> None:
 # ---- outside ----
 
 
-def reference(splats, camera, linear: bool) -> np.ndarray:
-    """(H, W, 3) display sRGB over black: blended in display values, or in linear light."""
-    from viewtime.gaussians import raster_cpu
+def reference(splats, camera, linear: bool, smooth: bool = False) -> np.ndarray:
+    """(H, W, 3) display sRGB over black: blended in display values, or in linear light.
+
+    smooth: pixels are areas (4 x 4 centres, averaged) instead of their centres.
+    """
+    if smooth:
+        fine = 4 * np.array([camera.width, camera.height])
+        lens = camera.intrinsics * [[4], [4], [1]]
+        large = type(camera)("fine", *map(int, fine), lens, camera.camera_from_world)
+        picture = reference(splats, large, linear)
+        return picture.reshape(camera.height, 4, camera.width, 4, 3).mean(axis=(1, 3))
+    from viewtime.gaussians import render
     from viewtime_formats import Gaussians, rgb_to_sh0
 
     if linear:
@@ -198,7 +211,7 @@ def reference(splats, camera, linear: bool) -> np.ndarray:
             splats.opacities,
             rgb_to_sh0(colour)[:, None],
         )
-    picture = np.clip(raster_cpu.render(splats, camera).color, 0, 1)
+    picture = np.clip(render(splats, camera).color, 0, 1)
     if linear:
         picture = np.where(
             picture <= 0.0031308, picture * 12.92, 1.055 * picture ** (1 / 2.4) - 0.055
@@ -256,7 +269,6 @@ def main() -> None:
     parser.add_argument("--blender", type=Path, default=ROOT / ".venv-blender" / "bin" / "python")
     parser.add_argument("--splats", type=int, default=20000)
     parser.add_argument("--size", type=int, default=384)
-    parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--engines", default="pass,cycles,eevee")
     parser.add_argument("--extension", type=Path, help="a built zip; else one is built now")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "display")
@@ -276,7 +288,6 @@ def main() -> None:
         job = {
             "extension": str(extension.resolve()),
             "size": arguments.size,
-            "samples": arguments.samples,
             "engines": arguments.engines.split(","),
         }
         (work / "job.json").write_text(json.dumps(job))
@@ -286,7 +297,7 @@ def main() -> None:
         if not (work / "seconds.json").exists():
             sys.exit(f"Blender failed:\n{answer.stdout[-2000:]}\n{answer.stderr[-4000:]}")
         seconds = json.loads((work / "seconds.json").read_text())
-        print(f"{arguments.splats} splats, {arguments.size} px, {arguments.samples} samples")
+        print(f"{arguments.splats} splats, {arguments.size} px")
         print(f"{'splats':8}{'technique':18}{'dB':>8}{'to display':>12}{'seconds':>9}")
         rows = []
         for kind, splats in sets.items():
@@ -295,15 +306,16 @@ def main() -> None:
             display = reference(splats, camera, linear=False)
             scene = reference(splats, camera, linear=True)
             row, hidden = [(f"{kind}: backend", display)], [(f"{kind}: backend, linear", scene)]
-            for technique, (_, blend, _view) in TECHNIQUES.items():
+            for technique, (_, blend, _, _, width) in TECHNIQUES.items():
                 name = f"{kind}.{technique.replace(' ', '_')}"
                 if name not in seconds:
                     continue
                 picture = np.load(work / f"{name}.npy")
-                same = scene if blend == "SCENE" and technique != "pass" else display
+                smooth = reference(splats, camera, False, True) if width == 1.0 else display
+                same = scene if blend == "SCENE" and technique != "pass" else smooth
                 print(
                     f"{kind:8}{technique:18}{psnr(picture, same):8.1f}"
-                    f"{psnr(picture, display):12.1f}{seconds[name]:9.2f}"
+                    f"{psnr(picture, smooth):12.1f}{seconds[name]:9.2f}"
                 )
                 row.append((technique, picture))
                 if f"{name}.mesh" in seconds:

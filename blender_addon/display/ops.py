@@ -16,7 +16,7 @@ from .settings import holds_splats
 TRANSPARENT_BOUNCES = 128
 # Up to this many, Cycles follows every ray instead of ending some by chance: the grain of splats
 # comes from there, not from few samples. Surfaces of 20,000 splats at 4 samples: 39.5 dB to the
-# backend's picture at 64, 29.1 dB at 16, in the same time (benchmarks/display.py).
+# backend's picture at 64, 29.1 dB at 16.
 CERTAIN_BOUNCES = 64
 
 

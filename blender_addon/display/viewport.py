@@ -36,6 +36,7 @@ class _Held:
     stamp: Hashable
     uploaded: Uploaded
     position: np.ndarray
+    share: float
 
 
 class Viewport:
@@ -110,7 +111,7 @@ class Viewport:
         splats = read(cloud, view_dependent)
         if density < 1.0:
             splats = splats.take(stable_subset(len(splats), density))
-        held = _Held(stamp, Uploaded(splats, self._staging), splats.position)
+        held = _Held(stamp, Uploaded(splats, self._staging), splats.position, density)
         there = {cloud.session_uid for cloud in bpy.data.pointclouds}
         # One density and one kind of colour for a cloud: the others would only fill memory.
         self._held = {k: v for k, v in self._held.items() if k[0] in there and k[0] != uid}
@@ -123,7 +124,8 @@ class Viewport:
         """The view's order of the splats: the last finished one until the new one is there."""
         forward = forward_in(camera_from_object)
         forward = forward / max(float(np.linalg.norm(forward)), 1e-30)
-        key = (region, ob.session_uid)
+        # Another share of the splats has other indices: its orders are of no use.
+        key = (region, ob.session_uid, held.share)
         self.sorter.ask(key, (held.stamp, *np.round(forward, 3)), held.position, forward)
         if not bpy.app.timers.is_registered(_watch):
             bpy.app.timers.register(_watch, first_interval=_WATCH)

@@ -65,7 +65,7 @@ class DisplaySettings:
         update=_changed,
     )
     display_density: FloatProperty(
-        name="Density while playing",
+        name="While playing",
         description="Share of the splats that the viewport draws while the animation plays: the "
         "same random ones at every frame, made larger to cover the same area",
         default=1.0,
@@ -76,7 +76,7 @@ class DisplaySettings:
         update=_changed,
     )
     display_sh: BoolProperty(
-        name="View-dependent colour",
+        name="View-dependent",
         description="Use spherical harmonics beyond the first, where the sequence has them: "
         "colours change with the direction of view",
         default=True,

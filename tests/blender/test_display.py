@@ -260,3 +260,15 @@ def test_a_crop_box_is_one_operator_around_all_splats(scene, formats, tmp_path):
     inside = np.array(box.matrix_world.inverted() @ ob.matrix_world)
     places = splats.means @ inside[:3, :3].T + inside[:3, 3]
     assert 0.99 < np.abs(places).max(0).min() and np.abs(places).max() <= 1.0
+
+
+def test_the_colour_note_follows_the_view_transform(scene, formats, tmp_path, viewtime):
+    advice = importlib.import_module(f"{viewtime}.display").colour_advice
+    ob = add(formats, tmp_path / "s", gaussians(formats, 3))
+    assert advice(scene, ob) == []
+    scene.view_settings.view_transform = "AgX"
+    assert "AgX" in advice(scene, ob)[0] and "Standard" in advice(scene, ob)[0]
+    ob.viewtime.display_blend = "DISPLAY"
+    assert "Raw" in advice(scene, ob)[0]
+    scene.view_settings.view_transform = "Raw"
+    assert advice(scene, ob) == []

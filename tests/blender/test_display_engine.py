@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import subprocess
 from pathlib import Path
 
 import bpy
@@ -166,3 +167,43 @@ def test_a_scene_without_splats_is_clear_and_hidden_objects_do_not_render(scene,
     scene.render.film_transparent = False
     picture = render(scene, tmp_path)
     assert np.abs(picture - ewa.display(np.array(ewa.BACKGROUND))).max() < 0.01
+
+
+BACKEND = """
+import sys, numpy as np
+from viewtime.gaussians import render
+from viewtime_formats import read_sequence
+from viewtime_formats.rig import Camera
+seen = np.load(sys.argv[2])
+camera = Camera("c", int(seen["size"]), int(seen["size"]), seen["k"], seen["pose"])
+np.save(sys.argv[3], render(read_sequence(sys.argv[1]).step(0), camera).color)
+"""
+
+
+def test_pictures_are_those_of_the_backend(scene, formats, tmp_path, viewtime, backend_python):
+    """The same 3,000 splats and camera in three ways: the pass, quads in Cycles, the backend."""
+    conventions = importlib.import_module(f"{viewtime}.conventions")
+    splats = gaussians(formats, 3000, degree=3)
+    splats.scales[:] *= 0.3
+    splats.sh[:] *= 0.5
+    ob = add(formats, tmp_path / "s", splats)
+    camera = conventions.camera_from_blender(scene.camera, scene, SIZE, SIZE)
+    np.savez(
+        tmp_path / "c.npz", k=camera.intrinsics, pose=camera.camera_from_world, size=camera.width
+    )
+    command = [str(backend_python), "-c", BACKEND]
+    paths = [str(tmp_path / name) for name in ("s", "c.npz", "wanted.npy")]
+    subprocess.run([*command, *paths], check=True, cwd=tmp_path)
+    backend = np.load(tmp_path / "wanted.npy")
+    exact = render(scene, tmp_path, alpha=True)
+    assert psnr(exact[..., :3] * exact[..., 3:], backend) > 45
+    # What Cycles needs to show the same: docstring of benchmarks/display.py.
+    scene.render.engine, scene.view_settings.view_transform = "CYCLES", "Raw"
+    scene.render.film_transparent = False
+    scene.world.color = (0, 0, 0)
+    if scene.world.use_nodes:
+        scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0, 0, 0, 1)
+    ob.viewtime.display_blend = "DISPLAY"
+    scene.cycles.samples, scene.cycles.filter_width = 1, 0.01
+    bpy.ops.viewtime.prepare_render()
+    assert psnr(render(scene, tmp_path), backend) > 38
