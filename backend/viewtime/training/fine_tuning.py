@@ -17,16 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from viewtime.generator.codec import WanCodec
+from viewtime.generator.codec import PixelCodec, WanCodec
 from viewtime.generator.conditioning import Conditions
 from viewtime.generator.load import Generator, load_generator, save_generator
-from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer
+from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
 from viewtime.training import common
 from viewtime.training.checkpoints import load_state, save_state
 from viewtime.training.flow import draw, flow_loss
 from viewtime.training.mixture import Mixture, TrainingGrid
 from viewtime.training.samples import write_loss_plot, write_sample_sheet
 
+FRESH = "fresh"
 TRAINABLE = ("self_attention", "all")
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -43,8 +44,9 @@ class Phase:
 class FineTuning:
     """Settings; the defaults are the paper's. A config file gives those that differ.
 
-    base: a checkpoint's folder, as `load_generator` takes it. model: what to make of it, as
-      GeneratorConfig has it (architecture, positions, references, ...). trainable: one of
+    base: a checkpoint's folder, as `load_generator` takes it, or FRESH for a new small model with
+      pixels for latents, whose sizes `fresh` gives (see `new_transformer`). model: what to make of
+      it, as GeneratorConfig has it (architecture, positions, references, ...). trainable: one of
       TRAINABLE; what an architecture adds is trained in any case.
     batch: grids per step, over all processes. height, width: pixels. shift: of the flow's time.
     average: decay of the averaged weights, 0 = none. drop_text: share of grids whose prompt is
@@ -54,6 +56,7 @@ class FineTuning:
 
     base: str
     folder: str = "runs/generator"
+    fresh: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     trainable: str = "self_attention"
     phases: tuple[Phase, ...] = (Phase(29, 4000), Phase(61, 2000))
@@ -226,8 +229,8 @@ def _loss(
 
 
 def _open(recipe: FineTuning, device: torch.device) -> Generator:
-    config = GeneratorConfig.from_dict({**_own_config(recipe.base), **recipe.model})
-    generator = load_generator(recipe.base, device=device, config=config)
+    generator = _base(recipe, device)
+    config = generator.model.config
     if config.prediction != "velocity":
         raise common.TrainingError(
             f"{recipe.base}: prediction is {config.prediction!r}; this recipe trains velocities"
@@ -246,6 +249,16 @@ def _open(recipe: FineTuning, device: torch.device) -> Generator:
     # Optimizer and master weights are float32, whatever the checkpoint is kept in.
     generator.model.float()
     return generator
+
+
+def _base(recipe: FineTuning, device: torch.device) -> Generator:
+    """The checkpoint as the recipe wants it, or a new model."""
+    if recipe.base == FRESH:
+        config = GeneratorConfig.from_dict({"text_tokens": 0, **recipe.model})
+        model = ViewTimeTransformer(new_transformer(**recipe.fresh), config)
+        return Generator(FRESH, model.to(device), PixelCodec())
+    config = GeneratorConfig.from_dict({**_own_config(recipe.base), **recipe.model})
+    return load_generator(recipe.base, device=device, config=config)
 
 
 def _own_config(base: str) -> dict[str, Any]:

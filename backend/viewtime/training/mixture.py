@@ -96,13 +96,22 @@ class Mixture:
         scene = int(rng.integers(HELD_OUT_SEED))
         step = float(np.exp(rng.uniform(np.log(0.5), np.log(3.0))))
         if kind == "static":
+            if views == 1:  # for a video model: a clip along a camera path through a still scene
+                grid, _ = sample_grid(scene, times, 1, width, height=height, still=True)
+                return grid.frames.swapaxes(0, 1)
             grid, _ = sample_grid(scene, views, 1, width, height=height, still=True)
             return np.repeat(grid.frames, times, axis=1)
         if kind == "homography":
             video, _ = sample_grid(scene, 1, times, width, height=height, frame_step=step)
             return transformed_video(video.frames[0].transpose(0, 2, 3, 1), views, scene)
         grid, _ = sample_grid(
-            scene, views, times, width, height=height, frame_step=step, ground=kind == "physics"
+            scene,
+            views,
+            times,
+            width,
+            height=height,
+            frame_step=step,
+            ground=kind == "physics",
         )
         return grid.frames
 

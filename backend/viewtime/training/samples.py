@@ -29,7 +29,7 @@ def write_sample_sheet(
     width: int, steps: int,
 ) -> None:  # fmt: skip
     """One held-out grid of each kind in the mixture: truth on the left, what is generated from its
-    fixed-view video and freeze-time frames on the right."""
+    fixed-view video and freeze-time frames (or, for a single view, from nothing) on the right."""
     generator.model.eval()
     rows = []
     for kind in [k for k in KINDS if mixture.shares.get(k, 0) > 0]:
@@ -39,6 +39,7 @@ def write_sample_sheet(
         )
         known = grid.known.copy()
         known[:, 0] = True  # a still scene has a column too when nobody trains on it
+        known &= views > 1  # a video model has nothing to go by
         given = np.where(known[..., None, None, None], grid.frames, np.float32(0))
         made = generate(generator, FrameGrid(given, known), prior=None, steps=steps)
         rows.append(np.concatenate((_some(grid.frames), _some(made)), axis=1))
@@ -57,8 +58,9 @@ def _some(frames: np.ndarray) -> np.ndarray:
 
 
 def read_losses(log: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and losses of the lines of a log.txt."""
-    found = re.findall(r"^step=(\d+)/\d+ .*?\bloss=([\d.e+-]+)", log.read_text(), re.MULTILINE)
+    """Steps and losses of the lines of a log.txt, which may not be there yet."""
+    text = log.read_text(encoding="utf-8") if log.exists() else ""
+    found = re.findall(r"^step=(\d+)/\d+ .*?\bloss=([\d.e+-]+)", text, re.MULTILINE)
     steps, losses = zip(*found) if found else ((), ())
     return np.array(steps, int), np.array(losses, float)
 
