@@ -171,8 +171,10 @@ def part_for(x: Tensor) -> type[Part]:
     half = x.dtype in (torch.bfloat16, torch.float16)
     if x.device.type != "cuda" or not half or dim % 8 or dim > 256:
         return Plain
-    # From Hopper on cuDNN is about twice as fast as FlashAttention-2; before, it is not.
+    # From Hopper on cuDNN is about twice as fast as FlashAttention-2; before, it is not. Torch's
+    # own switch, torch.backends.cuda.enable_cudnn_sdp(False), turns it off here too.
     hopper = torch.cuda.get_device_capability(x.device) >= (9, 0)
-    if hopper and dim <= 128 and length > 1 and torch.backends.cudnn.is_available():
+    available = torch.backends.cudnn.is_available() and torch.backends.cuda.cudnn_sdp_enabled()
+    if hopper and dim <= 128 and length > 1 and available:
         return Cudnn
     return CudaFlash
