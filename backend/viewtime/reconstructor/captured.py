@@ -16,6 +16,7 @@ from viewtime.gaussians.lift import Surfels, clean_depth, surfels
 from viewtime.gaussians.ops import concatenate
 from viewtime.gaussians.project import SAME, THROUGH, judge_points, project_points
 from viewtime.gaussians.raster_cpu import project
+from viewtime.gaussians.steady import steady_depth
 from viewtime.gaussians.weights import weigh
 from viewtime_formats.gaussians import Gaussians, rgb_to_sh0, sh0_to_rgb
 from viewtime_formats.rig import Camera
@@ -26,6 +27,8 @@ SAME_SURFACE = 0.01
 """Relative depth difference of one surface in two views, on top of half a pixel's slant."""
 EDGE_PENALTY = 10.0
 """Edge pixels mix two colours: any view that sees the place off its edges explains it better."""
+STEADIED = 0.25
+"""Share of the depth's noise that is left once it was made steady."""
 REFIT_ROUNDS = 6
 FAINT = 0.05
 """Summed weight under which the pictures say too little about a Gaussian to change its colour."""
@@ -100,9 +103,9 @@ def fuse_views(
         depths: (V, H, W) planar z in scene units; sky >= 1e9 or infinite, nan unknown.
         cameras: V cameras of that picture size.
         depth_noise: relative error of the depth: 0 for a renderer, about 0.01 for photogrammetry.
-            Above 0, points are dropped that two other views see through, and nothing is refitted.
-        refit: correct the colours by what the rig's own views show of the splats. Helps with
-            exact depth only.
+            Above 0, depth is made steady first (see `gaussians.steady`), and points are dropped
+            that two other views see through.
+        refit: correct the colours by what the rig's own views show of the splats.
         background: (3,) display sRGB for the refit; by default the sky's colour.
 
     Returns:
@@ -110,19 +113,28 @@ def fuse_views(
         background; no Gaussians where all is sky.
 
     Raises:
-        ValueError: when shapes or counts do not fit each other.
+        ValueError: when shapes or counts do not fit each other, pictures are not finite, or
+            depth_noise is not in [0, 1).
     """
     images, depths = np.asarray(images, np.float32), np.asarray(depths, np.float32)
     if images.ndim != 4 or depths.shape != images.shape[:3] or len(cameras) != len(images):
         raise ValueError(
             f"fuse_views: images {images.shape}, depths {depths.shape}, {len(cameras)} cameras"
         )
+    if not np.isfinite(images).all():
+        view = int(np.argwhere(~np.isfinite(images))[0][0])
+        raise ValueError(f"fuse_views: images[{view}] is not finite; colours in [0, 1] are needed")
+    if not 0 <= depth_noise < 1:
+        raise ValueError(f"fuse_views: depth_noise is {depth_noise}; 0 to 1 is needed (relative)")
     sky = background_from_sky(images, depths) if background is None else np.asarray(background)
     depths = clean_depth(depths)
+    if depth_noise > 0:
+        depths = np.stack([steady_depth(depth, depth_noise) for depth in depths])
+        depth_noise *= STEADIED
     disks = [surfels(*view) for view in zip(images, depths, cameras)]
     disks = _fused(disks, depths, cameras, depth_noise)
     fused = concatenate(view.gaussians() for view in disks)
-    if refit and depth_noise == 0:
+    if refit:
         return refit_colours(fused, images, cameras, background=sky)
     return fused
 
