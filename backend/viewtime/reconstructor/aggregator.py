@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from viewtime.reconstructor.config import ReconstructorConfig
 from viewtime.reconstructor.dino import DinoV2, PatchEmbed
-from viewtime.reconstructor.layers import Block, Rope2D, Table, uv_embedding
+from viewtime.reconstructor.layers import Block, Rope2D, Table, token, uv_embedding
 from viewtime.reconstructor.memory import WHOLE, Chunks
 
 _MEAN = (0.485, 0.456, 0.406)
@@ -48,8 +48,8 @@ class Aggregator(nn.Module):
         else:
             self.patch_embed = PatchEmbed(c.patch, 3, c.dim)
         # Slot 0 belongs to view 0, slot 1 to every other view.
-        self.camera_token = nn.Parameter(torch.randn(1, 2, 1, c.dim) * 1e-2)
-        self.register_token = nn.Parameter(torch.randn(1, 2, c.registers, c.dim) * 1e-2)
+        self.camera_token = token(1, 2, 1, c.dim, std=1e-2)
+        self.register_token = token(1, 2, c.registers, c.dim, std=1e-2)
         self.frame_blocks = _blocks(c, c.mlp_ratio)
         self.global_blocks = _blocks(c, c.mlp_ratio)
         # Ours: silent at the start, so a stock checkpoint gives stock output.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from viewtime.reconstructor.layers import Block
+from viewtime.reconstructor.layers import Block, token
 
 
 class PatchEmbed(nn.Module):
@@ -30,9 +30,9 @@ class DinoV2(nn.Module):
         self.patch = patch
         self.side = size // patch
         self.patch_embed = PatchEmbed(patch, 3, dim)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 1e-6)
-        self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.side**2, dim) * 0.02)
-        self.register_tokens = nn.Parameter(torch.randn(1, registers, dim) * 1e-6)
+        self.cls_token = token(1, 1, dim, std=1e-6)
+        self.pos_embed = token(1, 1 + self.side**2, dim, std=0.02)
+        self.register_tokens = token(1, registers, dim, std=1e-6)
         # A weight of DINO's training; nothing here reads it.
         self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
         self.blocks = nn.ModuleList(

@@ -27,7 +27,9 @@ class ResidualHead(DPTHead):
 
     def __init__(self, config: ReconstructorConfig) -> None:
         super().__init__(config, sum(RESIDUAL.values()))
-        gain = {"offset": 1e-3, "scale": 3e-5}
+        # Splatt3R has 1 for opacity and colour, after layers that shrink what tokens say to about
+        # a hundredth; ours keep its size (DPTHead.start), so that 1 would be loud noise.
+        gain = {"offset": 1e-3, "scale": 3e-5, "opacity": 0.1, "colour": 0.1}
         bias = {
             "offset": 1e-3,
             "scale": config.gaussian_log_scale,

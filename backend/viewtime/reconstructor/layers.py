@@ -41,6 +41,11 @@ class Rope2D:
         return x * table[0].to(x.dtype) + torch.cat(turned, dim=-1) * table[1].to(x.dtype)
 
 
+def token(*shape: int, std: float) -> nn.Parameter:
+    """A learned token that starts as noise."""
+    return nn.Parameter(nn.init.normal_(torch.empty(shape), std=std))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over (B, N, C)."""
 
@@ -80,7 +85,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, dim: int, initial: float) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), initial))
+        self.gamma = nn.Parameter(nn.init.constant_(torch.empty(dim), initial))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gamma

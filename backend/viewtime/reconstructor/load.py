@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from viewtime.models import ModelError, bundled_path, open_weights
 from viewtime.reconstructor.aggregator import temporal_blocks
@@ -94,6 +95,24 @@ def save_reconstructor(
         save_file(state, path, metadata={"format": "pt"})
     values = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(model.config)}
     write_json(folder / "config.json", values)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves new weights as they are: filling weights without data imports torch's compiler."""
+
+    FILLS = frozenset({"normal_", "uniform_", "fill_", "zero_", "constant_", "kaiming_uniform_"})
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in self.FILLS:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def without_data(config: ReconstructorConfig) -> Reconstructor:
+    """A model on the meta device: shapes without numbers, made at once whatever its size."""
+    with torch.device("meta"), _Unfilled():
+        return Reconstructor(config)
 
 
 def _source(name_or_path: str | Path, local_files_only: bool) -> Path:
@@ -242,8 +261,7 @@ def _filled(
     `fresh` are not in the file and start anew."""
     from safetensors import safe_open
 
-    with torch.device("meta"):
-        model = Reconstructor(config)
+    model = without_data(config)
     shapes = {name: tuple(x.shape) for name, x in model.state_dict().items()}
     missing = sorted(n for n in set(shapes) - set(names) if not n.startswith(fresh))
     unknown = sorted(set(names) - set(shapes))

@@ -110,8 +110,8 @@ def _stages(
     # The last kept layer is being written while its blocks run; dense maps are not there yet.
     pixels = 4.0 * shape.height * shape.width / GB
     outputs = 2 + (4 if c.point_head else 0) + c.gaussian_channels + (1 if c.surface else 0)
-    places = 2 * c.head_features // 2 * pixels  # sines of the picture coordinates, for all frames
-    heads = weights / GB + images + kept + outputs * pixels * shape.frames + places
+    sines = c.head_features * pixels  # of the picture coordinates, the same for all frames
+    heads = weights / GB + images + kept + outputs * pixels * shape.frames + sines
     return [
         (base, block * tokens, chunks.frames, shape.frames),
         (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from viewtime.reconstructor.config import ReconstructorConfig
 from viewtime.reconstructor.dpt import DPTHead
-from viewtime.reconstructor.layers import Mlp
+from viewtime.reconstructor.layers import Mlp, token
 
 LEVELS, RADIUS, STRIDE, ROUNDS, MAX_SCALE = 7, 4, 2, 4, 518.0
 """Correlation pyramid, search radius, pixels per feature, refinement rounds, flow unit."""
@@ -59,7 +59,7 @@ class Tracker(nn.Module):
         super().__init__()
         self.features = features
         width = 3 * features + 4
-        self.query_ref_token = nn.Parameter(torch.randn(1, 2, width))
+        self.query_ref_token = token(1, 2, width, std=1.0)
         self.corr_mlp = Mlp(LEVELS * (2 * RADIUS + 1) ** 2, hidden, features)
         self.updateformer = UpdateFormer(width, hidden, features + 2, depth)
         self.fmap_norm = nn.LayerNorm(features)
@@ -109,7 +109,7 @@ class UpdateFormer(nn.Module):
         self.input_transform = nn.Linear(width, hidden)
         self.output_norm = nn.LayerNorm(hidden)
         self.flow_head = nn.Linear(hidden, out)
-        self.virual_tracks = nn.Parameter(torch.randn(1, VIRTUAL, 1, hidden))  # upstream's name
+        self.virual_tracks = token(1, VIRTUAL, 1, hidden, std=1.0)  # upstream's name
         self.time_blocks = nn.ModuleList(SelfBlock(hidden) for _ in range(depth))
         self.space_virtual_blocks = nn.ModuleList(SelfBlock(hidden) for _ in range(depth))
         self.space_point2virtual_blocks = nn.ModuleList(CrossBlock(hidden) for _ in range(depth))
