@@ -155,13 +155,11 @@ def _captured(capture: Capture, out: Path, options: RunOptions, report: Reporter
             preview.flush()
             read_seconds += time.monotonic() - before
             report.check()
-            # Noisy depth makes the colour refit paint the errors in: it is for exact depth only.
             yield fuse_views(
                 images,
                 depths,
                 rig.cameras,
                 depth_noise=options.depth_noise,
-                refit=options.depth_noise == 0,
                 background=background,
             )
 
