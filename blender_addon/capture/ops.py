@@ -191,7 +191,9 @@ class VIEWTIME_OT_capture(bpy.types.Operator):
         folder = capture_folder(self.folder or scene.viewtime.capture_folder)
         plan = self._plan(scene, given)
         what = frozenset(self.what) if given("what") else what_of(scene)
-        freeze_time = self.freeze_time if given("freeze_time") else scene.viewtime.freeze_time
+        freeze_time = min(scene.viewtime.freeze_time, plan.times - 1)
+        if given("freeze_time"):
+            freeze_time = self.freeze_time
         if given("freeze_frame"):
             freeze_time = plan.nearest_time(self.freeze_frame)
             if plan.frames[freeze_time] != self.freeze_frame:

@@ -102,7 +102,8 @@ def settings_of(scene: bpy.types.Scene, folder: Path) -> CaptureSettings:
         frame_start=plan.start,
         frame_end=plan.end,
         times=plan.times,
-        freeze_time=settings.freeze_time,
+        # As the panel shows it, when there were more times once.
+        freeze_time=min(settings.freeze_time, plan.times - 1),
         size=settings.capture_size,
         prompt=settings.prompt,
         clip=clip_of(scene) if "FIXED" in what else ClipSource(),

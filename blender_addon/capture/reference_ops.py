@@ -100,6 +100,25 @@ class VIEWTIME_OT_clip_refresh(ReferenceOperator, bpy.types.Operator):
             raise ViewtimeError(settings.clip_problem)
 
 
+class VIEWTIME_OT_range_from_clip(ReferenceOperator, bpy.types.Operator):
+    """Take the times from the frames that the clip has, from the scene's first frame on;
+    for a strip, from where it lies on the timeline"""
+
+    bl_idname = "viewtime.range_from_clip"
+    bl_label = "Fit Range to Clip"
+
+    def apply(self, context: bpy.types.Context) -> None:
+        scene = context.scene
+        settings, clip = scene.viewtime, clip_of(scene)
+        if clip.kind == "RENDER":
+            raise ViewtimeError("Choose a movie, images or a strip first")
+        first, last = clip.range(remembered_clip(scene, clip), scene.frame_start)
+        settings.use_own_range = True
+        settings.range_start, settings.range_end, settings.range_step = first, last, 0
+        settings.times = nearest_times(settings.times, most_times(scene))
+        settings.freeze_time = min(settings.freeze_time, settings.times - 1)
+
+
 class VIEWTIME_OT_freeze_files_choose(ReferenceOperator, bpy.types.Operator):
     """Choose the pictures of the frozen moment: one for each camera, in view order by their names.
     Choose a folder to take all of its pictures"""
@@ -191,6 +210,7 @@ CLASSES = (
     VIEWTIME_OT_freeze_here,
     VIEWTIME_OT_clip_from_strip,
     VIEWTIME_OT_clip_refresh,
+    VIEWTIME_OT_range_from_clip,
     VIEWTIME_OT_freeze_files_choose,
     VIEWTIME_OT_render_shape,
     VIEWTIME_OT_capture_folder_next,

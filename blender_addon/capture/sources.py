@@ -62,15 +62,26 @@ class ClipSource:
             if plan.start < first or plan.end > last:
                 raise CaptureError(
                     f"{media.name} lies at frames {first} to {last}, the capture takes {plan}: "
-                    "choose a range within the strip"
+                    "fit the range to the clip, or move the strip"
                 )
             return
         last = self.number(plan.end, plan)
         if self.start < 1 or last > media.frames:
             raise CaptureError(
                 f"{media.name} has {media.frames} frames; {plan} takes frames {self.start} to "
-                f"{last} of it: choose fewer times, a smaller step or an earlier start"
+                f"{last} of it: fit the range to the clip, or begin earlier in it"
             )
+
+    def range(self, media: Media, start: int) -> tuple[int, int]:
+        """First and last frame of the scene that the clip has, when it begins at `start`.
+
+        Raises CaptureError where the clip's first frame lies after its end.
+        """
+        if self.kind == "STRIP":
+            return strip_range(find_strip(self.scene, self.strip))
+        if self.start > media.frames:
+            raise CaptureError(f"{media.name} has {media.frames} frames, none from {self.start} on")
+        return start, start + media.frames - self.start
 
     def number(self, frame: int, plan: Plan) -> int:
         """Which frame of the clip belongs to a frame of the scene: one to one from the start."""

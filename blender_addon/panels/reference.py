@@ -70,6 +70,9 @@ class VIEWTIME_PT_reference(SidebarPanel, bpy.types.Panel):
                 size = f"{settings.clip_width} x {settings.clip_height}"
                 sentence(column, context, f"{settings.clip_frames} frames of {size} pixels")
 
+        if settings.clip_source != "RENDER":
+            column.operator("viewtime.range_from_clip", icon="ARROW_LEFTRIGHT")
+
     def draw_freeze(self, scene: bpy.types.Scene, settings: bpy.types.PropertyGroup) -> None:
         header, column = self.layout.panel("viewtime_freeze")
         header.label(text="Freeze Time, All Views")

@@ -5,6 +5,8 @@ Pixels are compared with what was put into the files, settings with a dump taken
 from __future__ import annotations
 
 import importlib
+import struct
+import zlib
 
 import bpy
 import numpy as np
@@ -108,18 +110,24 @@ def test_pictures_keep_every_value_through_blenders_loader(pixels, media, tmp_pa
     assert pixels.resampled(np.full((3, 5, 3), 0.25, np.float32), 17, 9) == pytest.approx(0.25)
 
 
-def test_scene_linear_pictures_get_the_display_curve(pixels, media, tmp_path):
+def test_scene_linear_and_16_bit_pictures_come_as_display_values(pixels, media, tmp_path):
     linear = np.linspace(0, 1, 64, dtype=np.float32)
-    image = bpy.data.images.new("x", 64, 1, float_buffer=True)
-    image.pixels.foreach_set(np.repeat(linear, 4).reshape(-1, 4)[:, :4].ravel())
-    image.file_format = "OPEN_EXR"
-    image.filepath_raw = str(tmp_path / "a.exr")
-    image.save()
-    bpy.data.images.remove(image)
-    # Pixels were associated with their alpha on the way in: v as colour and v as alpha.
-    got = media.read_picture(tmp_path / "a.exr")[0, :, 0]
-    assert got[0] == 0 and got[-1] == pytest.approx(1, abs=1e-3)
-    assert np.all(np.diff(got) >= 0)
+    exr = importlib.import_module("bl_ext.user_default.viewtime.capture.exr")
+    exr.write_depth_exr(tmp_path / "a.exr", linear[None])
+    curve = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    got = media.read_picture(tmp_path / "a.exr")
+    np.testing.assert_allclose(got[0, :, 0], curve, atol=1e-5)
+    # A 16-bit PNG holds display values; Blender makes them linear, and here they come back.
+    deep = np.arange(0, 65536, 257, dtype=">u2").reshape(1, 256, 1).repeat(3, axis=2)
+    header = struct.pack(">IIBBBBB", 256, 1, 16, 2, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + pixels._chunk(b"IHDR", header)
+        + pixels._chunk(b"IDAT", zlib.compress(b"\0" + deep.tobytes()))
+        + pixels._chunk(b"IEND", b"")
+    )
+    got = media.read_picture(tmp_path / "a.png")
+    assert close(got[0, :, 1], np.arange(256) / 255, 0.5)
 
 
 @pytest.mark.parametrize("codec, steps", [("FFV1", 1), ("H264", 6)])
@@ -169,6 +177,12 @@ def test_an_image_sequence_is_taken_by_its_numbers_and_gaps_are_named(
         found = pictures_of(read_capture(out), media)
         for t in range(5):
             assert close(found[0, t], picture(1 + 2 * t), 0)
+    scene.frame_start, scene.frame_end, settings = 3, 40, scene.viewtime
+    settings.clip_source, settings.clip_path, settings.clip_start = "SEQUENCE", str(folder), 3
+    settings.times = 13
+    assert bpy.ops.viewtime.range_from_clip() == {"FINISHED"}
+    assert (settings.range_start, settings.range_end, settings.times) == (3, 12, 9)
+    settings.clip_start = 1
     too_long = arguments | {"frame_end": 17}
     refused(
         "has 12 frames; 5 times from frames 1 to 17, every 4 takes frames 1 to 17",
@@ -203,6 +217,9 @@ def test_a_strip_gives_its_frames_and_hears_none_of_the_others(scene, shots, med
     settings = scene.viewtime
     assert (settings.clip_source, settings.clip_strip) == ("STRIP", "mine")
     scene.view_settings.view_transform = "AgX"
+    before = everything(scene)
+    assert bpy.ops.viewtime.range_from_clip() == {"FINISHED"}
+    assert (settings.range_start, settings.range_end) == (4, 15)
     before = everything(scene)
     arguments = dict(what={"FIXED"}, times=5, size=SIZE)
     assert bpy.ops.viewtime.capture(

@@ -124,10 +124,11 @@ def test_a_capture_wants_times_that_fit_the_timeline(readiness, staged) -> None:
     assert "9 times do not fit: choose 5" in readiness.missing_for_capture(staged)
     staged.viewtime.times = 8
     assert "choose 5 or 9" in readiness.missing_for_capture(staged)
-    staged.frame_end, staged.viewtime.times, staged.viewtime.freeze_time = 9, 9, 9
-    assert "0 to 8 exist" in readiness.missing_for_capture(staged)
-    staged.viewtime.capture_kind = "GRID"
+    # A moment left over from more times is the last of those that there are, as the panel says.
+    staged.frame_end, staged.viewtime.times, staged.viewtime.freeze_time = 9, 9, 12
     assert readiness.missing_for_capture(staged) is None
+    assert staged.viewtime.freeze_frame == 9
+    assert "1 cameras at frame 9" in " ".join(readiness.capture_outlook(staged).lines)
 
 
 def test_a_capture_takes_the_part_of_the_timeline_that_divides(readiness, staged) -> None:
