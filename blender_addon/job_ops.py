@@ -55,11 +55,9 @@ class VIEWTIME_OT_jobs_refresh(_OnJob, bpy.types.Operator):
         return self.finish("jobs")
 
 
-class VIEWTIME_OT_job_follow(_OnJob, bpy.types.Operator):
-    """Watch this job from the present scene and bring its splats into it when they are done"""
+class _Follow(_OnJob):
+    """Following a job, and running it again first."""
 
-    bl_idname = "viewtime.job_follow"
-    bl_label = "Follow Job"
     again = False
 
     @classmethod
@@ -84,7 +82,14 @@ class VIEWTIME_OT_job_follow(_OnJob, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class VIEWTIME_OT_job_retry(VIEWTIME_OT_job_follow):
+class VIEWTIME_OT_job_follow(_Follow, bpy.types.Operator):
+    """Watch this job from the present scene and bring its splats into it when they are done"""
+
+    bl_idname = "viewtime.job_follow"
+    bl_label = "Follow Job"
+
+
+class VIEWTIME_OT_job_retry(_Follow, bpy.types.Operator):
     """Run a job that failed or was cancelled once more, with the same options"""
 
     bl_idname = "viewtime.job_retry"

@@ -63,11 +63,15 @@ def listen(wait: float = 0.0) -> list[Answer]:
 
 def settle(name: str, seconds: float = BACKGROUND_SECONDS) -> BackendError | None:
     """Wait for this question's answer, where no timer can bring it; its error if it has one."""
-    deadline = time.monotonic() + seconds
+    deadline, heard = time.monotonic() + seconds, None
     while time.monotonic() < deadline:
+        waits = desk.busy(name)  # before listening: what it still has to say comes after
         for answer in listen(0.1):
             if answer.name == name:
-                return answer.error
+                heard = answer
+        # An earlier question of this name may be answered first.
+        if heard is not None and not waits:
+            return heard.error
     return BackendError("the backend takes too long; its log is in the data folder")
 
 

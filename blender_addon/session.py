@@ -35,6 +35,7 @@ class Session:
         self._out: Path | None = None
         self._imported = 0  # steps that the scene shows already
         self._object_uid = 0
+        self.told_at = time.monotonic()
 
     def scene(self) -> bpy.types.Scene | None:
         """The scene, None when its file was closed or it was deleted."""
@@ -83,6 +84,7 @@ class Session:
                     show(scene, progress=0.0, eta=-1.0)
         elif update.kind == "progress" and not cancelling:
             eta = data["job_eta_seconds"]
+            self.told_at = time.monotonic()
             show(
                 scene,
                 message=in_words(data),
@@ -164,6 +166,20 @@ def import_result(scene: bpy.types.Scene, splats: Path, *, undo: bool) -> str:
 def current() -> Session | None:
     """The job being followed, None when there is none."""
     return _session if _session is not None and not _session.finished else None
+
+
+def progress_now(settings: bpy.types.PropertyGroup) -> tuple[float, float]:
+    """(fraction, seconds left) of the followed job at this moment; seconds < 0 while unknown.
+
+    Stages without steps say nothing for a while, and a clock that stands still looks broken.
+    """
+    fraction, left = settings.job_progress, settings.job_eta
+    followed = current()
+    if followed is None or left < 0 or settings.job_state != "running":
+        return fraction, left
+    since = min(time.monotonic() - followed.told_at, left)
+    whole = left / max(1.0 - fraction, 1e-3)
+    return min(fraction + since / max(whole, 1e-3), 0.99), left - since
 
 
 def pump(seconds: float) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 LONGEST_SIDE = 384  # pixels of the whole picture
 SECONDS_BETWEEN = 1.0
+ASPECT, LEAST_COLUMNS = 2.0, 8
 UNKNOWN = 40  # grey of a cell that nothing is known of yet
 
 
@@ -36,8 +37,9 @@ class GridPreview:
             return
         import numpy as np
 
-        # Cells of at least 8 pixels: more times than that are thinned out.
-        self._every = -(-times * 8 // LONGEST_SIDE)
+        # At most twice as wide as high, so that frames stay large enough to see something.
+        most = max(LEAST_COLUMNS, int(ASPECT * views * height / width))
+        self._every = -(-times // most)
         columns = -(-times // self._every)
         scale = min(LONGEST_SIDE / (columns * width), LONGEST_SIDE / (views * height), 1.0)
         self._cell = max(1, int(height * scale)), max(1, int(width * scale))

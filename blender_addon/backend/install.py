@@ -123,8 +123,10 @@ class Installer:
             "> " + " ".join(Path(command[0]).name if n == 0 else w for n, w in enumerate(command))
         )
         environment = clean_environment()
-        for name in [n for n in environment if n.startswith("PIP_") and self.order.offline]:
-            del environment[name]
+        if self.order.offline:
+            # Neither variables nor configuration files may name a place to download from.
+            environment = {k: v for k, v in environment.items() if not k.startswith("PIP_")}
+            environment["PIP_CONFIG_FILE"] = os.devnull
         with self._lock:
             self._process = subprocess.Popen(
                 command,

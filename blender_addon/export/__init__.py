@@ -4,7 +4,7 @@ It never changes the scene: its frame is put back after an export."""
 
 from __future__ import annotations
 
-from .ops import CLASSES
+from .ops import CLASSES, chosen_frames
 from .ply_sequence import export_ply, sequence_object
 
-__all__ = ["CLASSES", "export_ply", "sequence_object"]
+__all__ = ["CLASSES", "chosen_frames", "export_ply", "sequence_object"]

@@ -23,7 +23,7 @@ STATE_ICONS = {
     "interrupted": "ERROR",
 }
 RETRYABLE = ("failed", "cancelled", "interrupted")
-PICTURE_SCALE = 9.0
+PICTURE_MARGIN, PICTURE_UNIT = 50, 20  # pixels at scale 1: beside the picture, of an icon
 
 
 class VIEWTIME_PT_generate(SidebarPanel, bpy.types.Panel):
@@ -63,15 +63,21 @@ class VIEWTIME_PT_generate(SidebarPanel, bpy.types.Panel):
 def draw_progress(
     context: bpy.types.Context, layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup
 ) -> None:
-    text = f"{settings.job_progress:.0%}"
-    if settings.job_eta >= 0:
-        text = f"{text}, {duration(settings.job_eta)} left"
+    progress, eta = session.progress_now(settings)
+    text = f"{progress:.0%}"
+    if eta >= 0:
+        text = f"{text}, {duration(eta)} left"
     row = layout.row(align=True)
-    row.progress(factor=settings.job_progress, type="BAR", text=text)
+    row.progress(factor=progress, type="BAR", text=text)
     row.operator("viewtime.cancel", text="", icon="X")
     sentence(layout, context, settings.job_message)
-    if icon := picture.icon_id():
-        layout.template_icon(icon_value=icon, scale=PICTURE_SCALE)
+    if icons := picture.icon_ids():
+        # Together as wide as the sidebar.
+        width = context.region.width / context.preferences.system.ui_scale
+        row = layout.row(align=True)
+        for icon in icons:
+            scale = (width - PICTURE_MARGIN) / PICTURE_UNIT / len(icons)
+            row.template_icon(icon_value=icon, scale=max(scale, 2.0))
 
 
 def draw_estimate(
@@ -131,12 +137,12 @@ def draw_problem(context: bpy.types.Context, layout: bpy.types.UILayout) -> None
 
 
 def estimate_in_words(found: dict) -> str:
-    """ "About 2 min and 1.2 GB for 8 x 25 frames of 434 x 350 px, as measured here before"."""
+    """ "About 2 min, 1.2 GB for 8 x 25 frames of 434 x 350 px, as measured here before"."""
     work = found["work"]
     basis = "as measured here before" if found["basis"] == "measured" else "a first guess"
     memory = f"{found['memory_bytes'] / GIBIBYTE:.1f} GB"
     frames = f"{work['views']} x {work['times']} frames of {work['width']} x {work['height']} px"
-    return f"{duration(found['seconds'])} and {memory} for {frames}, {basis}".capitalize()
+    return link.sentence(f"{duration(found['seconds'])}, {memory} for {frames}, {basis}")
 
 
 class VIEWTIME_PT_generate_options(SidebarPanel, bpy.types.Panel):

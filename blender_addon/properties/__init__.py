@@ -8,14 +8,17 @@ import bpy
 from bpy.props import PointerProperty
 
 from . import reference, rig, sequence
+from .export import ExportSettings
 from .generate import JOB_ACTIVE, GenerateSettings
 from .reference import ReferenceSettings
 from .rig import RigSettings
 from .sequence import OBJECT_LISTENERS, ViewtimeObject
 
 
-class ViewtimeScene(RigSettings, ReferenceSettings, GenerateSettings, bpy.types.PropertyGroup):
-    """scene.viewtime: the rig, what to capture, what to ask of the backend, and the last job."""
+class ViewtimeScene(
+    RigSettings, ReferenceSettings, GenerateSettings, ExportSettings, bpy.types.PropertyGroup
+):
+    """scene.viewtime: the rig, what to capture, what to ask of the backend, its job, exports."""
 
 
 CLASSES = (*rig.CLASSES, *reference.CLASSES, ViewtimeScene, *sequence.CLASSES)
