@@ -174,7 +174,7 @@ class VIEWTIME_OT_render_shape(ReferenceOperator, bpy.types.Operator):
     """Give the scene's render the size of the chosen clip or pictures, so that cameras fit them"""
 
     bl_idname = "viewtime.render_shape"
-    bl_label = "Give the Render Their Shape"
+    bl_label = "Match Render to Pictures"
 
     def apply(self, context: bpy.types.Context) -> None:
         scene = context.scene

@@ -150,9 +150,12 @@ class VIEWTIME_PT_reference(SidebarPanel, bpy.types.Panel):
                 words = f"{duration(outlook.seconds)}, {disk}"
                 sentence(column, context, words[0].upper() + words[1:], "TIME")
         missing = readiness.missing_for_capture(scene, outlook)
-        if isinstance(outlook, str) and readiness.wrong_shape(scene):
-            self.layout.operator("viewtime.render_shape", icon="FULLSCREEN_ENTER")
         row = self.step(context, missing)
+        if isinstance(outlook, str) and readiness.wrong_shape(scene):
+            row.enabled = True
+            row.operator("viewtime.render_shape", icon="FULLSCREEN_ENTER")
+            row = self.layout.row()
+            row.enabled = False
         row.scale_y = 1.4
         row.operator("viewtime.capture", icon="RENDER_STILL")
         if readiness.captured(scene):
