@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from viewtime.evaluation.lpips import BACKBONES, WIDTHS, Lpips, gradient_distance, load_lpips
+from viewtime.lpips import BACKBONES, WIDTHS, Lpips, gradient_distance, load_lpips
 from viewtime_formats.errors import ViewtimeError
 
 

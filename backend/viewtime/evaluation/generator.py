@@ -162,6 +162,6 @@ def load_metric(path: Path | None) -> object | None:
     """LPIPS from a file the person names, None without one."""
     if path is None:
         return None
-    from viewtime.evaluation.lpips import load_lpips
+    from viewtime.lpips import load_lpips
 
     return load_lpips(path)
