@@ -12,7 +12,8 @@ from . import cloud, saving, sequence_object
 
 def refresh_all() -> None:
     """Bring every sequence object to the current frame (a job wrote more, a file was opened)."""
-    for scene in bpy.data.scenes:
+    # An object of several scenes ends at the frame of the one that is looked at.
+    for scene in sorted(bpy.data.scenes, key=lambda scene: scene == bpy.context.scene):
         _play_still(scene)
         moving = [ob for ob in _of(scene) if sequence_object.is_animated(ob)]
         if moving:

@@ -25,6 +25,7 @@ MESSAGE = "viewtime_message"
 LENT_FOR = "viewtime_linked"
 # Steps to read ahead for each object, as far as the memory budget goes.
 _DEPTH = 8
+_DEFAULT_BUDGET = 512 << 20
 
 # None of these outlives the open file: see forget().
 reader = SequenceReader()
@@ -193,7 +194,15 @@ def _look_ahead(
         frames = (scene.frame_preview_start, scene.frame_preview_end)
     steps = course.ahead(played, scene.frame_float, frames, _DEPTH)
     wanted = [Wanted(sequence, step) for step in steps if sequence.entry(step) is not None]
-    ahead.want(ob.session_uid, wanted, preferences.prefetch_bytes())
+    ahead.want(ob.session_uid, wanted, _budget())
+
+
+def _budget() -> int:
+    """Bytes for reading ahead. An add-on enabled for one session only has no preferences."""
+    try:
+        return preferences.prefetch_bytes()
+    except (KeyError, AttributeError):
+        return _DEFAULT_BUDGET
 
 
 def _tell(ob: bpy.types.Object, text: str) -> None:

@@ -60,9 +60,9 @@ def sequence_in_words(ob: bpy.types.Object) -> list[str]:
         return []
     first, last = playback.timing(ob, sequence).frame_range()
     lines = [
-        f"{_steps(sequence)}, {sequence.fps:g} per second"
-        if sequence.frame_step == 1
-        else f"{_steps(sequence)}, every {sequence.frame_step} frames at {sequence.fps:g} a second",
+        f"{_steps(sequence)}, one every {sequence.frame_step} frames ({sequence.fps:g} fps)"
+        if sequence.frame_step > 1
+        else f"{_steps(sequence)}, {sequence.fps:g} fps",
         "Sequence time decides" if ob.viewtime.use_time else f"Frames {first} to {last}",
     ]
     counts = [step.count for step in sequence.steps]

@@ -4,6 +4,7 @@ It never looks at pictures (test_display does)."""
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import bpy
@@ -169,13 +170,50 @@ def test_a_folder_without_a_sequence_is_refused_in_one_line(empty_scene, tmp_pat
     assert not bpy.data.objects
 
 
-def test_undo_and_redo_keep_frame_and_splats_together(empty_scene, formats, tmp_path):
-    ob = import_sequence(write_sequence(formats, tmp_path / "s", [3, 4, 5]))
-    name = ob.name
+@pytest.mark.parametrize("count", [0, 20_000])
+def test_undo_and_redo_keep_frame_and_splats_together(empty_scene, formats, tmp_path, count):
+    """From 20,000 splats on, two clouds take turns."""
+    counts = [count + 3, count + 4, count + 5]
+    name = import_sequence(write_sequence(formats, tmp_path / "s", counts)).name
+
+    def shown() -> int | None:
+        at, ob = bpy.context.scene.frame_current, bpy.data.objects[name]
+        wanted = gaussians(formats, counts[at - 1], at - 1).means
+        return at if np.array_equal(positions(ob), wanted) else None
+
     for frame in (2, 3):
         bpy.context.scene.frame_set(frame)
         bpy.ops.ed.undo_push(message=str(frame))
     bpy.ops.ed.undo()
-    assert (bpy.context.scene.frame_current, len(bpy.data.objects[name].data.points)) == (2, 4)
+    assert shown() == 2
     bpy.ops.ed.redo()
-    assert (bpy.context.scene.frame_current, len(bpy.data.objects[name].data.points)) == (3, 5)
+    assert shown() == 3
+    bpy.context.scene.frame_set(1)
+    assert shown() == 1 and len(bpy.data.pointclouds) <= 2
+
+
+def test_the_panel_says_what_is_played(empty_scene, formats, tmp_path, viewtime):
+    words = importlib.import_module(f"{viewtime}.readiness.result")
+    with formats.SequenceWriter(
+        tmp_path / "s",
+        times=3,
+        fps=24.0,
+        frame_start=5,
+        frame_step=2,
+        provenance={"route": "captured"},
+    ) as writer:
+        writer.write_step(0, gaussians(formats, 1500, 0))
+        writer.write_step(1, gaussians(formats, 1200, 1))
+        ob = import_sequence(tmp_path / "s")
+        text = "\n".join(words.sequence_in_words(ob))
+        assert "2 of 3 steps so far, one every 2 frames (24 fps)" in text
+        assert "Frames 5 to 9" in text and "1,200 to 1,500 splats a step" in text
+        assert "captured geometry" in text
+        assert not words.is_lost(ob)
+        bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "x.blend"))
+        assert "2 of 3 steps" in words.missing_for_native(ob)
+        writer.write_step(2, gaussians(formats, 1200, 2))
+    assert words.missing_for_native(ob) is None
+    (tmp_path / "s").rename(tmp_path / "gone")
+    assert words.is_lost(ob) and words.sequence_in_words(ob) == []
+    assert "missing" in words.missing_for_native(ob)
