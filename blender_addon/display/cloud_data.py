@@ -4,6 +4,7 @@ It never keeps a cloud, and never knows what draws the arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import bpy
@@ -13,11 +14,10 @@ from .settings import BASE
 
 REST = "radiance:sh_"
 MAX_REST = 15  # coefficients beyond degree 0 that are drawn: up to degree 3
-WIDTH = 4096  # texels in a row of every texture
-TEXELS = 4  # of one splat: position and opacity; scale; rotation; colour
+WIDTH = 8192  # texels in a row of every texture
 _FIELDS = {"FLOAT_VECTOR": "vector", "QUATERNION": "value", "FLOAT4": "vector"}
 
-# Arrays to pack into, by use: fresh pages of memory cost more than the copy into them.
+# Arrays to pack into, by name: fresh pages of memory cost more than the copy into them.
 Staging = dict[str, np.ndarray]
 
 
@@ -82,47 +82,38 @@ def stable_subset(count: int, density: float) -> np.ndarray:
     return np.flatnonzero(index < np.uint32(min(density, 1.0) * (2**32 - 1)))
 
 
-def pack(splats: Splats, staging: Staging | None = None) -> np.ndarray:
-    """(rows, WIDTH, 4) float32 for the texture of positions, shapes and colours."""
-    out = _texture(len(splats), TEXELS, staging, "splats")
-    flat = out.reshape(-1, 4 * TEXELS)[: len(splats)]
-    flat[:, 0:3] = splats.position
-    flat[:, 3] = splats.base[:, 3]
-    flat[:, 4:7] = splats.scale
-    flat[:, 8:12] = splats.rotation
-    flat[:, 12:15] = splats.base[:, :3]
-    return out
+def pack(splats: Splats, staging: Staging | None = None) -> dict[str, np.ndarray]:
+    """Float32 arrays for textures, by name: (rows, WIDTH, 4), or (rows, WIDTH) of single numbers.
 
-
-def rest_texels(coefficients: int) -> int:
-    """Texels that the coefficients beyond degree 0 of one splat take: a power of two, so that no
-    splat lies across two rows."""
-    return {0: 1, 3: 4, 8: 8, 15: 16}[coefficients]
-
-
-def pack_rest(splats: Splats, staging: Staging | None = None) -> np.ndarray:
-    """(rows, WIDTH, 4) float32: one texel for each coefficient."""
-    texels = rest_texels(len(splats.rest))
-    out = _texture(len(splats) if splats.rest else 0, texels, staging, "rest")
-    flat = out.reshape(-1, texels, 4)[: len(splats)]
-    for index, coefficient in enumerate(splats.rest):
-        flat[:, index, :3] = coefficient
-    return out
+    Arrays go in one after the other as they are, so that packing is copying: three numbers of a
+    position lie in three texels. "rest" holds coefficient after coefficient of all splats.
+    """
+    return {
+        "position": _filled("position", [splats.position], 1, staging),
+        "scale": _filled("scale", [splats.scale], 1, staging),
+        "rotation": _filled("rotation", [splats.rotation], 4, staging),
+        "base": _filled("base", [splats.base], 4, staging),
+        "rest": _filled("rest", splats.rest, 1, staging),
+    }
 
 
 def pack_order(order: np.ndarray) -> np.ndarray:
     """(rows, WIDTH) float32 of indices, which floats hold exactly up to 16.7 million."""
-    rows = max(1, -(-len(order) // WIDTH))
-    out = np.zeros((rows, WIDTH), np.float32)
-    out.reshape(-1)[: len(order)] = order
+    return _filled("order", [order], 1, None)
+
+
+def _filled(
+    name: str, parts: Sequence[np.ndarray], channels: int, staging: Staging | None
+) -> np.ndarray:
+    rows = max(1, -(-sum(part.size for part in parts) // (WIDTH * channels)))
+    shape = (rows, WIDTH) if channels == 1 else (rows, WIDTH, channels)
+    out = None if staging is None else staging.get(name)
+    if out is None or out.shape != shape:
+        out = np.zeros(shape, np.float32)
+        if staging is not None:
+            staging[name] = out
+    flat, start = out.reshape(-1), 0
+    for part in parts:
+        flat[start : start + part.size] = part.reshape(-1)
+        start += part.size
     return out
-
-
-def _texture(count: int, texels: int, staging: Staging | None, use: str) -> np.ndarray:
-    rows = max(1, -(-count * texels // WIDTH))
-    if staging is None:
-        return np.zeros((rows, WIDTH, 4), np.float32)
-    held = staging.get(use)
-    if held is None or len(held) != rows:
-        held = staging[use] = np.zeros((rows, WIDTH, 4), np.float32)
-    return held

@@ -10,7 +10,7 @@ import gpu
 import numpy as np
 
 from . import shader
-from .cloud_data import Splats, Staging, pack, pack_order, pack_rest, rest_texels
+from .cloud_data import Splats, Staging, pack, pack_order
 from .settings import Look
 
 
@@ -43,9 +43,14 @@ class Uploaded:
     def __init__(self, splats: Splats, staging: Staging | None = None) -> None:
         self.count = len(splats)
         self.coefficients = len(splats.rest)
-        self.splats = texture(pack(splats, staging), "RGBA32F")
-        # Half precision: colours are seen in eight bits, and this is the largest texture.
-        self.rest = texture(pack_rest(splats, staging), "RGBA16F")
+        arrays = pack(splats, staging)
+        # Colours beyond the first are seen in eight bits and fill most of the memory: half floats.
+        self.textures = {
+            name: texture(array, "RGBA32F" if array.ndim == 3 else "R32F")
+            for name, array in arrays.items()
+            if name != "rest"
+        }
+        self.textures["rest"] = texture(arrays["rest"], "R16F")
 
 
 def quad_batch() -> gpu.types.GPUBatch:
@@ -111,7 +116,7 @@ class Painter:
                 min(look.max_size, 3e38),
                 look.point_size if dots else 0.0,
             ),
-            choice=(coefficients, rest_texels(uploaded.coefficients), linear, len(planes)),
+            choice=(coefficients, uploaded.count, linear, len(planes)),
             planes=planes[: shader.MAX_PLANES],
         )
         gpu.state.depth_test_set("LESS_EQUAL")
@@ -120,8 +125,8 @@ class Painter:
         gpu.state.blend_set("NONE" if dots else "ALPHA_PREMULT")
         self._shader.bind()
         self._shader.uniform_block("vt", block)
-        self._shader.uniform_sampler("splats", uploaded.splats)
-        self._shader.uniform_sampler("rest", uploaded.rest)
+        for name, held in uploaded.textures.items():
+            self._shader.uniform_sampler(name, held)
         self._shader.uniform_sampler("order", order)
         self._quad.draw_instanced(self._shader, instance_start=0, instance_count=count)
         gpu.state.depth_mask_set(False)

@@ -170,7 +170,7 @@ def visible_splats(
         if not holds_splats(ob) or ob.hide_render or not instance.show_self:
             continue
         world = instance.matrix_world.copy()
-        look = replace(look_of(ob, world), mode="SPLATS")
+        look = replace(look_of(ob, world, depsgraph), mode="SPLATS")
         # An object whose geometry is of two kinds comes twice, at one place.
         place = (ob.name_full, *(value for row in world for value in row))
         found[place] = (ob, look, np.array(world, np.float64))

@@ -47,13 +47,24 @@ def mode_of(ob: bpy.types.Object) -> str:
     return "SPLATS" if mode in ("NATIVE", "") and not native.available() else mode
 
 
-def look_of(ob: bpy.types.Object, matrix_world: Matrix | None = None) -> Look:
-    """The object's look; matrix_world: of an instance of it, where it is not its own."""
+def look_of(
+    ob: bpy.types.Object,
+    matrix_world: Matrix | None = None,
+    depsgraph: bpy.types.Depsgraph | None = None,
+) -> Look:
+    """The object's look.
+
+    matrix_world: of an instance of it, where it is not its own. depsgraph: where an animated crop
+    box is looked up; a render's, which does not move the objects of the file.
+    """
     settings = ob.viewtime
     crop = _EVERYWHERE
-    if settings.display_crop is not None:
-        box = settings.display_crop.matrix_world.inverted_safe()
-        crop = np.array(box @ (matrix_world or ob.matrix_world), np.float32)
+    box = settings.display_crop
+    if box is not None:
+        if depsgraph is not None:
+            box = box.evaluated_get(depsgraph)
+        inverse = box.matrix_world.inverted_safe()
+        crop = np.array(inverse @ (matrix_world or ob.matrix_world), np.float32)
     return Look(
         mode=mode_of(ob),
         view_dependent=settings.display_sh,

@@ -25,7 +25,7 @@ _BLOCK = (
     ("eye", (4,)),  # in the object's space: a place (w 1) or a direction of view (w 0)
     ("frame", (4,)),  # width, height, dilation, factor on every scale
     ("limits", (4,)),  # opacity from, size up to, pixels of a dot (0: Gaussians)
-    ("choice", (4,)),  # coefficients beyond degree 0, texels of them, linear output, planes
+    ("choice", (4,)),  # coefficients beyond degree 0, splats, linear output, planes
     ("planes", (MAX_PLANES, 4)),  # in the object's space
 )
 
@@ -43,15 +43,14 @@ struct ViewtimeBlock {{
 """
 
 _VERTEX = f"""
-vec4 vt_texel(int i)
-{{
-  return texelFetch(splats, ivec2(i % {WIDTH}, i / {WIDTH}), 0);
-}}
+#define VT_PLACE(i) ivec2((i) % {WIDTH}, (i) / {WIDTH})
+#define VT_NUMBER(t, i) texelFetch(t, VT_PLACE(i), 0).r
+#define VT_VECTOR(t, i) vec3(VT_NUMBER(t, i), VT_NUMBER(t, (i) + 1), VT_NUMBER(t, (i) + 2))
 
 vec3 vt_rest(int splat, int k)
 {{
-  int i = splat * int(vt.choice.y) + k;
-  return texelFetch(rest, ivec2(i % {WIDTH}, i / {WIDTH}), 0).rgb;
+  int i = 3 * (k * int(vt.choice.y) + splat);
+  return VT_VECTOR(rest, i);
 }}
 
 {{harmonics}}
@@ -69,25 +68,25 @@ void main()
   tint = vec4(0.0);
   reach = vec2(0.0);
   int place = gl_InstanceID;
-  int splat = int(texelFetch(order, ivec2(place % {WIDTH}, place / {WIDTH}), 0).r);
-  vec4 centre = vt_texel(splat * 4);
-  vec4 shape = vt_texel(splat * 4 + 1);
-  vec4 q = vt_texel(splat * 4 + 2);
-  vec4 colour = vt_texel(splat * 4 + 3);
-  float opacity = centre.w;
+  int splat = int(VT_NUMBER(order, place));
+  vec3 centre = VT_VECTOR(position, 3 * splat);
+  vec3 shape = VT_VECTOR(scale, 3 * splat);
+  vec4 q = texelFetch(rotation, VT_PLACE(splat), 0);
+  vec4 colour = texelFetch(base, VT_PLACE(splat), 0);
+  float opacity = colour.a;
   bool dots = vt.limits.z > 0.0;
-  vec3 boxed = (vt.crop_from_object * vec4(centre.xyz, 1.0)).xyz;
+  vec3 boxed = (vt.crop_from_object * vec4(centre, 1.0)).xyz;
   if (!(opacity >= vt.limits.x) || max(shape.x, max(shape.y, shape.z)) > vt.limits.y ||
       any(greaterThan(abs(boxed), vec3(1.0))))
   {{
     return;
   }}
   for (int i = 0; i < int(vt.choice.w); i++) {{
-    if (dot(vt.planes[i], vec4(centre.xyz, 1.0)) < 0.0) {{
+    if (dot(vt.planes[i], vec4(centre, 1.0)) < 0.0) {{
       return;
     }}
   }}
-  vec3 p = (vt.camera_from_object * vec4(centre.xyz, 1.0)).xyz;
+  vec3 p = (vt.camera_from_object * vec4(centre, 1.0)).xyz;
   vec4 clip = vt.projection * vec4(p, 1.0);
   bool perspective = vt.projection[2][3] != 0.0;
   if (perspective && p.z > -1e-6) {{
@@ -137,7 +136,7 @@ void main()
     major = along * (sqrt(large) * radius);
     minor = vec2(-along.y, along.x) * (sqrt(small) * radius);
   }}
-  vec3 seen_from = vt.eye.w > 0.5 ? centre.xyz - vt.eye.xyz : vt.eye.xyz;
+  vec3 seen_from = vt.eye.w > 0.5 ? centre - vt.eye.xyz : vt.eye.xyz;
   vec3 display = max(
     vec3(0.0), 0.5 + {SH_C0} * colour.rgb +
       vt_harmonics(int(vt.choice.x), splat, normalize(seen_from)));
@@ -179,7 +178,7 @@ def splat_shader(with_depth: bool = False) -> gpu.types.GPUShader:
     info = gpu.types.GPUShaderCreateInfo()
     info.typedef_source(_TYPEDEF)
     info.uniform_buf(0, "ViewtimeBlock", "vt")
-    for slot, name in enumerate(("splats", "rest", "order")):
+    for slot, name in enumerate(("position", "scale", "rotation", "base", "rest", "order")):
         info.sampler(slot, "FLOAT_2D", name)
     info.vertex_in(0, "VEC2", "corner")
     stage = gpu.types.GPUStageInterfaceInfo("viewtime_splat")

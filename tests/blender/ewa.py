@@ -61,13 +61,25 @@ def add(formats, folder: Path, splats) -> bpy.types.Object:
     return bpy.context.object
 
 
-def render(scene: bpy.types.Scene, folder: Path, alpha: bool = False) -> np.ndarray:
-    """(SIZE, SIZE, 3 or 4) display values of the file that a user gets, top row first."""
-    scene.render.filepath = str(folder / "picture.png")
+def render(
+    scene: bpy.types.Scene, folder: Path, alpha: bool = False, frame: int | None = None
+) -> np.ndarray:
+    """(SIZE, SIZE, 3 or 4) display values of the file that a user gets, top row first.
+
+    frame: rendered as an animation of one frame, which does not move the objects of the file.
+    """
+    path = str(folder / "picture.png")
+    scene.render.filepath = path
     scene.render.image_settings.color_depth = "16"
     scene.render.image_settings.color_mode = "RGBA" if alpha else "RGB"
-    bpy.ops.render.render(write_still=True)
-    image = bpy.data.images.load(scene.render.filepath)
+    if frame is None:
+        bpy.ops.render.render(write_still=True)
+    else:
+        path = str(folder / f"picture{frame:04}.png")
+        scene.render.filepath = str(folder / "picture")
+        scene.frame_start = scene.frame_end = frame
+        bpy.ops.render.render(animation=True)
+    image = bpy.data.images.load(path)
     image.colorspace_settings.name = "Non-Color"
     width, height = image.size
     pixels = np.array(image.pixels[:]).reshape(height, width, -1)[::-1]

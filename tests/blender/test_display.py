@@ -184,8 +184,12 @@ def test_thresholds_and_the_crop_box_choose_what_renders(scene, formats, tmp_pat
     world = np.array(ob.matrix_world)
     box = bpy.data.objects.new("box", None)
     box.matrix_world = ob.matrix_world.copy()
-    box.scale = (0.8, 0.9, 0.7)
+    # The file stands at frame 2; the box has its size at the frame that renders alone.
+    for frame, scale in ((1, (0.8, 0.9, 0.7)), (2, (0.1, 0.1, 0.1))):
+        box.scale = scale
+        box.keyframe_insert("scale", frame=frame)
     scene.collection.objects.link(box)
+    scene.frame_set(2)
     ob.viewtime.display_min_opacity = 0.5
     ob.viewtime.display_max_size = 0.25
     ob.viewtime.display_crop = box
@@ -196,7 +200,7 @@ def test_thresholds_and_the_crop_box_choose_what_renders(scene, formats, tmp_pat
     chosen = without(formats, splats, kept)
     bpy.ops.viewtime.prepare_render()
     scene.render.engine = engine
-    picture = render(scene, tmp_path)
+    picture = render(scene, tmp_path, frame=1)
     if engine == "CYCLES":
         wanted = ewa.ewa(scene, chosen, world)
     else:

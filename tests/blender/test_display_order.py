@@ -93,20 +93,21 @@ def test_textures_hold_every_number_where_the_shader_looks(data):
         *(rng.normal(size=(count, k)).astype(np.float32) for k in (3, 3, 4, 4)),
         tuple(rng.normal(size=(count, 3)).astype(np.float32) for _ in range(8)),
     )
-    flat = data.pack(splats).reshape(-1, 4)
-    for n in (0, 1023, 1024, count - 1):
-        texels = flat[n * data.TEXELS : (n + 1) * data.TEXELS]
-        assert np.array_equal(texels[0], [*splats.position[n], splats.base[n, 3]])
-        assert np.array_equal(texels[1, :3], splats.scale[n])
-        assert np.array_equal(texels[2], splats.rotation[n])
-        assert np.array_equal(texels[3, :3], splats.base[n, :3])
-    rest = data.pack_rest(splats).reshape(-1, 4)
-    for n in (0, 511, 512, count - 1):
+    staging: dict = {}
+    for _ in range(2):  # the second time into the arrays of the first
+        packed = data.pack(splats, staging)
+    assert all(array.shape[1] == data.WIDTH for array in packed.values())
+    numbers = {name: array.reshape(-1) for name, array in packed.items()}
+    for n in (0, 2729, 2730, count - 1):  # 8192 / 3 lies between
+        assert np.array_equal(numbers["position"][3 * n : 3 * n + 3], splats.position[n])
+        assert np.array_equal(numbers["scale"][3 * n : 3 * n + 3], splats.scale[n])
+        assert np.array_equal(numbers["rotation"][4 * n : 4 * n + 4], splats.rotation[n])
+        assert np.array_equal(numbers["base"][4 * n : 4 * n + 4], splats.base[n])
         for k in range(8):
-            texel = rest[n * data.rest_texels(8) + k, :3]
-            assert np.array_equal(texel, splats.rest[k][n])
-    order = data.pack_order(np.arange(5000)[::-1])
-    assert order.shape == (2, data.WIDTH) and order.reshape(-1)[4999] == 0
+            place = 3 * (k * count + n)
+            assert np.array_equal(numbers["rest"][place : place + 3], splats.rest[k][n])
+    order = data.pack_order(np.arange(9000)[::-1])
+    assert order.shape == (2, data.WIDTH) and order.reshape(-1)[8999] == 0
 
 
 def test_clouds_of_any_origin_are_read(data):
