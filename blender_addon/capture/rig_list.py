@@ -61,7 +61,9 @@ class VIEWTIME_OT_rig_move(ListOperator, bpy.types.Operator):
 
     index: view_index()
     direction: EnumProperty(
-        name="Direction", items=(("UP", "Up", "Earlier"), ("DOWN", "Down", "Later"))
+        name="Direction",
+        description="Which way the view moves in the order",
+        items=(("UP", "Up", "Earlier"), ("DOWN", "Down", "Later")),
     )
 
     def execute(self, context: bpy.types.Context) -> set[str]:

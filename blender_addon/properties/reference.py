@@ -96,9 +96,14 @@ def _set_freeze_frame(settings: ReferenceSettings, frame: int) -> None:
 class FreezeFile(bpy.types.PropertyGroup):
     """One picture of the frozen moment; its place in the collection is its view number."""
 
-    path: StringProperty(name="File", subtype="FILE_PATH", options={"PATH_SUPPORTS_BLEND_RELATIVE"})
-    width: IntProperty(name="Width")
-    height: IntProperty(name="Height")
+    path: StringProperty(
+        name="File",
+        description="The picture of this view",
+        subtype="FILE_PATH",
+        options={"PATH_SUPPORTS_BLEND_RELATIVE"},
+    )
+    width: IntProperty(name="Width", description="Pixels across the picture")
+    height: IntProperty(name="Height", description="Pixels up the picture")
 
 
 class CaptureSpeed(bpy.types.PropertyGroup):
@@ -184,18 +189,26 @@ class ReferenceSettings:
         name="Strip", description="Name of the strip; empty takes the active one"
     )
     # Written when a clip is chosen: what it is, and what is wrong with it.
-    clip_width: IntProperty(name="Clip width")
-    clip_height: IntProperty(name="Clip height")
-    clip_frames: IntProperty(name="Clip frames")
-    clip_fps: FloatProperty(name="Clip frames per second")
-    clip_problem: StringProperty(name="Clip problem")
+    clip_width: IntProperty(name="Clip width", description="Pixels across the chosen clip")
+    clip_height: IntProperty(name="Clip height", description="Pixels up the chosen clip")
+    clip_frames: IntProperty(name="Clip frames", description="Frames of the chosen clip")
+    clip_fps: FloatProperty(
+        name="Clip rate", description="Frames a second of the chosen clip; 0 where it does not say"
+    )
+    clip_problem: StringProperty(
+        name="Clip problem", description="Why the chosen clip cannot be read; empty when it can"
+    )
 
     freeze_source: EnumProperty(
         name="Freeze",
         description="Where the frozen moment's frames come from",
         items=FREEZE_SOURCES,
     )
-    freeze_files: CollectionProperty(name="Freeze-time pictures", type=FreezeFile)
+    freeze_files: CollectionProperty(
+        name="Freeze-time pictures",
+        description="One picture for each camera of the rig, in view order",
+        type=FreezeFile,
+    )
     freeze_time: IntProperty(
         name="Freeze at",
         description="The moment (counted from 0) at which every camera of the rig sees the scene",
@@ -234,9 +247,19 @@ class ReferenceSettings:
     prompt: StringProperty(name="Prompt", description="What the scene shows, in words")
 
     # What a capture on its way is doing; empty at its end, and when a file is opened.
-    capture_message: StringProperty(name="Capture message")
-    capture_progress: FloatProperty(name="Progress", min=0.0, max=1.0, subtype="FACTOR")
-    capture_speed: PointerProperty(name="Speed", type=CaptureSpeed)
+    capture_message: StringProperty(
+        name="Capture message", description="What the running capture does; empty without one"
+    )
+    capture_progress: FloatProperty(
+        name="Progress",
+        description="Share of the running capture that is done",
+        min=0.0,
+        max=1.0,
+        subtype="FACTOR",
+    )
+    capture_speed: PointerProperty(
+        name="Speed", description="What the last capture took", type=CaptureSpeed
+    )
 
 
 CLASSES = (FreezeFile, CaptureSpeed)

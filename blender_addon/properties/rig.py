@@ -14,13 +14,17 @@ def _is_camera(_self: object, ob: bpy.types.Object) -> bool:
 class RigCamera(bpy.types.PropertyGroup):
     """One camera of the rig; its place in the collection is its view number."""
 
-    camera: PointerProperty(name="Camera", type=bpy.types.Object, poll=_is_camera)
+    camera: PointerProperty(
+        name="Camera", description="The camera of this view", type=bpy.types.Object, poll=_is_camera
+    )
 
 
 class RigSettings:
     """The part of scene.viewtime about the rig."""
 
-    rig: CollectionProperty(name="Rig", type=RigCamera)
+    rig: CollectionProperty(
+        name="Rig", description="The cameras of the rig in view order", type=RigCamera
+    )
     rig_index: IntProperty(
         name="View", description="The highlighted view of the rig", default=0, min=0
     )
