@@ -111,7 +111,7 @@ class VIEWTIME_OT_backend_install(bpy.types.Operator):
         return True
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_props_dialog(self, width=480)
+        return context.window_manager.invoke_props_dialog(self, width=480, confirm_text="Install")
 
     def draw(self, _context: bpy.types.Context) -> None:
         column = self.layout.column(align=True)

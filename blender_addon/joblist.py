@@ -32,7 +32,12 @@ class ViewtimeJob(bpy.types.PropertyGroup):
 class ViewtimeWindow(bpy.types.PropertyGroup):
     """window_manager.viewtime: what is known of the backend's jobs."""
 
-    jobs: CollectionProperty(type=ViewtimeJob, options={"SKIP_SAVE"})
+    jobs: CollectionProperty(
+        name="Jobs",
+        description="The backend's jobs, newest first",
+        type=ViewtimeJob,
+        options={"SKIP_SAVE"},
+    )
     job_index: IntProperty(
         name="Job", description="The job that the buttons act on", options={"SKIP_SAVE"}
     )

@@ -5,6 +5,8 @@ The zip under test is the one that users get; nothing is imported from the worki
 from __future__ import annotations
 
 import importlib
+import inspect
+import io
 import subprocess
 import sys
 import zipfile
@@ -82,3 +84,65 @@ def test_every_operator_of_the_contract_is_registered(viewtime: str) -> None:
 
 def test_torch_never_enters_blender(viewtime: str) -> None:
     assert "torch" not in sys.modules
+
+
+def test_the_zip_is_under_a_megabyte_and_holds_no_binary_but_the_wheel(
+    extension_zip: Path,
+) -> None:
+    assert extension_zip.stat().st_size < 1_000_000
+    with zipfile.ZipFile(extension_zip) as archive:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name.endswith(".whl"):
+                with zipfile.ZipFile(io.BytesIO(content)) as wheel:
+                    for inner in wheel.namelist():
+                        wheel.read(inner).decode("utf-8")
+            else:
+                content.decode("utf-8")  # text, whatever its name says
+
+
+def operators() -> list[type]:
+    package = sys.modules["bl_ext.user_default.viewtime"]
+    classes = [cls for part in package.PARTS for cls in getattr(part, "CLASSES", ())]
+    return [cls for cls in classes if issubclass(cls, bpy.types.Operator)]
+
+
+def test_every_operator_and_every_argument_explains_itself(viewtime: str) -> None:
+    assert len(operators()) > 20
+    silent = []
+    for cls in operators():
+        rna = getattr(bpy.ops.viewtime, cls.bl_idname.partition(".")[2]).get_rna_type()
+        if len(rna.description) < 10 or rna.description.endswith("."):
+            silent.append(cls.bl_idname)
+        for argument in rna.properties:
+            hidden = argument.is_hidden or argument.identifier == "rna_type"
+            if not hidden and not argument.description:
+                silent.append(f"{cls.bl_idname}: {argument.identifier}")
+    assert silent == []
+
+
+def test_every_operator_that_may_be_refused_says_why(viewtime: str) -> None:
+    silent = []
+    for cls in operators():
+        owner = next((base for base in cls.__mro__ if "poll" in vars(base)), None)
+        if owner is None or owner.__module__.startswith("bpy"):
+            continue
+        # The poll itself, or a helper of its module that it calls.
+        if "poll_message_set" not in inspect.getsource(inspect.getmodule(owner)):
+            silent.append(cls.bl_idname)
+    assert silent == []
+
+
+def test_every_setting_explains_itself(viewtime: str) -> None:
+    groups = [bpy.types.Scene, bpy.types.Object, bpy.types.WindowManager]
+    pointed = [group.bl_rna.properties["viewtime"].fixed_type for group in groups]
+    pointed.append(bpy.context.preferences.addons[viewtime].preferences.bl_rna)
+    silent = [
+        f"{group.identifier}: {setting.identifier}"
+        for group in pointed
+        for setting in group.properties
+        if setting.identifier not in ("rna_type", "name", "bl_idname")
+        and not setting.is_hidden
+        and not setting.description
+    ]
+    assert silent == []
