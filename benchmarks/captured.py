@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quality and speed of splats from captured geometry, judged at cameras that lent no pixel.
 
-Procedural scenes, all matte or all glossy, on a round stage under a plain sky (--wild: as they come,
-with ground to the horizon and textures finer than pixels); 8 cameras on an arc of 75 to 90 degrees,
-and one held out between each two. Depth is exact, or off by a normal share of itself in every pixel.
-Run from the repository:
+Procedural scenes, all matte or all glossy, on a round stage under a plain sky (--wild: as they
+come, with ground to the horizon and textures finer than pixels); 8 cameras on an arc of 75 to 90
+degrees, and one held out between each two. Depth is exact, or off by a normal share of itself in
+every pixel. Run from the repository:
 
     python benchmarks/captured.py [--seeds 100,101,102] [--size 256] [--sheet sheet.png]
     python benchmarks/captured.py --times 16     # seconds for 8 views x 16 timesteps

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from viewtime.gaussians import CameraTensors, GaussianTensors, render
+from viewtime.gaussians import CameraTensors, GaussianTensors, render, tensors
 from viewtime_formats.gaussians import Gaussians
 from viewtime_formats.rig import Camera
 
@@ -310,6 +311,48 @@ def test_shapes_types_and_cameras_that_do_not_fit_are_refused():
         )
     with pytest.raises(ValueError, match="viewmats"):
         render(g, CameraTensors(view.viewmats[:, :3], view.intrinsics, WIDTH, HEIGHT))
+
+
+@pytest.mark.parametrize("degree", [None, 0, 2])
+def test_gsplat_is_asked_by_its_documented_names(degree, monkeypatch):
+    """Its arguments must bind, and its three results become our picture: here the float64 formula
+    stands in for the GPU."""
+    gsplat = pytest.importorskip("gsplat")
+    view, g = cameras(), splats(40, degree, seed=21, opaque=0.9)
+
+    def instead(**asked):
+        assert asked["render_mode"] == "RGB+D" and asked["near_plane"] == 0.02
+        assert asked["sh_degree"] == degree and asked["eps2d"] == 0.3
+        assert asked["colors"].ndim == (2 if degree is None else 3)
+        given = GaussianTensors(
+            asked["means"], asked["scales"], asked["quats"], asked["opacities"], asked["colors"]
+        )
+        shown = [
+            formula(given, pose, lens, torch.zeros(3), asked["eps2d"], asked["near_plane"])
+            for pose, lens in zip(asked["viewmats"], asked["Ks"])
+        ]
+        colour, alpha, depth = (torch.stack(part) for part in zip(*shown))
+        summed = torch.where(alpha > 0, depth, 0.0) * alpha
+        return torch.cat([colour, summed[..., None]], -1), alpha[..., None], {}
+
+    double = create_autospec(gsplat.rasterization, side_effect=instead)
+    monkeypatch.setattr(gsplat, "rasterization", double)
+    colours = g.colours[:, None] if degree is None else g.colours
+    out = tensors._on_cuda(g, colours.float(), view, 0.3, 0.02)
+    assert double.call_count == 1
+    torch.testing.assert_close(
+        out, tensors._on_cpu(g, colours.float(), view, 0.3, 0.02), atol=1e-3, rtol=1e-3
+    )
+
+
+def test_values_on_a_device_are_judged_as_arrays_are():
+    g = splats(6, 1)
+    tensors.check_on_device(g, g.colours.float(), 0.3, 0.01)
+    g.scales.detach()[2, 1] = -0.1
+    with pytest.raises(ValueError, match=r"scales\[2\].*linear"):
+        tensors.check_on_device(g, g.colours.float(), 0.3, 0.01)
+    with pytest.raises(ValueError, match="near is 0"):
+        tensors.check_on_device(splats(6, 1), g.colours.float(), 0.3, 0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA and gsplat")

@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from viewtime.gaussians import gather_colour, render
+import viewtime.gaussians
+from viewtime.gaussians import gather_colour, project_gaussians, render, weigh
 from viewtime.gaussians.ops import empty
 from viewtime_formats.gaussians import SH_C0, Gaussians, rgb_to_sh0
 from viewtime_formats.rig import Camera
@@ -260,3 +266,61 @@ def test_gathering_is_the_adjoint_of_rendering_in_the_colours(monkeypatch):
     np.testing.assert_array_equal(gather_colour(splats, view, picture)[0], sums)
     with pytest.raises(ValueError, match="picture"):
         gather_colour(splats, view, picture[1:])
+
+
+def test_weights_draw_the_same_picture_in_any_colours():
+    splats, view = random_gaussians(300, 0), camera()
+    projected = project_gaussians(splats, view)
+    kept, colours = weigh(projected), np.random.default_rng(1).random((300, 3), np.float32)
+    shown = projected.render(BACKGROUND, colours)
+    behind = kept.through[..., None] * BACKGROUND
+    np.testing.assert_allclose(kept.show(colours) + behind, shown.color, atol=1e-5)
+    np.testing.assert_allclose(1 - kept.through, shown.alpha, atol=1e-6)
+    own = render(splats, view, background=BACKGROUND)
+    np.testing.assert_array_equal(projected.render(BACKGROUND).color, own.color)
+    with pytest.raises(ValueError, match="colours"):
+        projected.render(BACKGROUND, colours[:5])
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [("means", np.nan, r"means\[3\]"), ("scales", -1, r"scales\[3\]"), ("rotations", 0, "wxyz")],
+)
+def test_gaussians_that_cannot_be_drawn_are_named(name, value, message):
+    splats = random_gaussians(5, 1)
+    getattr(splats, name)[3] = value
+    with pytest.raises(ValueError, match=message):
+        render(splats, camera())
+    splats = random_gaussians(5, 1)
+    splats.opacities = splats.opacities[:4]
+    with pytest.raises(ValueError, match=r"opacities has shape \(4,\); \(5,\)"):
+        render(splats, camera())
+
+
+def test_compiled_code_is_kept_where_the_package_cannot_be_written(tmp_path):
+    """A read-only installation: numba must then cache elsewhere, or users wait each time."""
+    source = Path(viewtime.gaussians.__file__).parents[1]
+    package = tmp_path / "site"
+    (package / "viewtime").mkdir(parents=True)
+    (package / "viewtime/__init__.py").write_bytes((source / "__init__.py").read_bytes())
+    shutil.copytree(
+        source / "gaussians", package / "viewtime/gaussians", ignore=lambda *_: ["__pycache__"]
+    )
+    shutil.copytree(
+        source.parent / "viewtime_formats",
+        package / "viewtime_formats",
+        ignore=lambda *_: ["__pycache__"],
+    )
+    # A file in the cache's place refuses even root, as a read-only folder refuses others.
+    (package / "viewtime/gaussians/__pycache__").write_bytes(b"")
+    code = (
+        "from viewtime.gaussians.harmonics import values, _values; values([[0, 0, 1.0]], 1); "
+        "print(len(_values.stats.cache_hits), _values.stats.cache_path)"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(package), "HOME": str(tmp_path)}
+    command = [sys.executable, "-B", "-c", code]
+    for hits in ("0", "1"):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found, place = done.stdout.split()
+        assert found == hits and not place.startswith(str(package))

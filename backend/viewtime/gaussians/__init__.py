@@ -4,7 +4,7 @@ where tensors are asked for."""
 
 from typing import Any
 
-from .raster_cpu import Projected, Rendered, project
+from .raster_cpu import Projected, Rendered, project_gaussians
 from .rendering import render
 from .weights import Weights, gather_colour, weigh
 
@@ -15,7 +15,7 @@ __all__ = [
     "Rendered",
     "Weights",
     "gather_colour",
-    "project",
+    "project_gaussians",
     "render",
     "weigh",
 ]

@@ -165,7 +165,7 @@ def crop(
             "low <= high is needed along every axis"
         )
     inside = ((gaussians.means >= corners[0]) & (gaussians.means <= corners[1])).all(axis=1)
-    return select(gaussians, ~inside if keep_outside else inside)
+    return select(gaussians, np.flatnonzero(inside != keep_outside))
 
 
 def prune(
@@ -235,7 +235,7 @@ def _merged(gaussians: Gaussians, group: NDArray[np.int64]) -> Gaussians:
     opacity = np.minimum(gaussians.opacities.astype(np.float64), 0.9999)
     weight = np.maximum(opacity * disk, 1e-30)
 
-    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def total(values: NDArray[Any]) -> NDArray[Any]:
         flat = values.reshape(len(values), -1)
         sums = [np.bincount(group, column, count) for column in flat.T]
         return np.stack(sums, 1).reshape(count, *values.shape[1:])

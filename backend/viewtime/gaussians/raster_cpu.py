@@ -166,8 +166,8 @@ def project_arrays(
     dilation: float,
     near: float,
 ) -> Projected:
-    """`project` on checked arrays (see `check`). pose: (3 or 4, 4) camera-from-world, rigid.
-    plain: colours (N, 1, 3) are display sRGB rather than spherical harmonics."""
+    """`project_gaussians` on checked arrays (see `check`). pose: (3 or 4, 4) camera-from-world,
+    rigid. plain: colours (N, 1, 3) are display sRGB rather than spherical harmonics."""
     count = len(arrays[0])
     splats = np.empty((count, splatting.SPLAT_SIZE), np.float32)
     shades, boxes = np.empty((count, 3), np.float32), np.empty((count, 4), np.int32)
@@ -202,7 +202,7 @@ def camera_arrays(
     return pose, -pose[:, :3].T @ pose[:, 3], lens, np.array([width, height], np.int64)
 
 
-def project(
+def project_gaussians(
     gaussians: Gaussians, camera: Camera, *, dilation: float = DILATION, near: float = NEAR
 ) -> Projected:
     """Gaussians as a camera sees them, to be rendered and gathered many times in other colours.
@@ -240,4 +240,4 @@ def render(
             negative dilation, shapes that do not fit, values that are not finite, negative scales,
             zero quaternions and opacities outside [0, 1].
     """
-    return project(gaussians, camera, dilation=dilation, near=near).render(background)
+    return project_gaussians(gaussians, camera, dilation=dilation, near=near).render(background)

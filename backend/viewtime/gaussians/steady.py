@@ -37,7 +37,7 @@ def _fit(start, stop, inverse, noise, radius, rounds, out):
                         count += 1
             if count < 6:
                 continue
-            value, slope_x, slope_y = np.median(near[:count]), 0.0, 0.0
+            value, slope_x, slope_y = float(np.median(near[:count])), 0.0, 0.0
             for _ in range(rounds):
                 band = 2 * noise * value
                 s = sx = sy = sxx = sxy = syy = t = tx = ty = 0.0

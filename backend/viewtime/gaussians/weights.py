@@ -16,7 +16,7 @@ from viewtime_formats.rig import Camera
 
 from . import tiles
 from .parallel import in_parallel
-from .raster_cpu import DILATION, NEAR, PIECES, Projected, project
+from .raster_cpu import DILATION, NEAR, PIECES, Projected, project_gaussians
 from .tiles import AREA, TILE
 
 Float32 = NDArray[np.float32]
@@ -117,7 +117,7 @@ def gather_colour(
     Raises:
         ValueError: as render, and when the picture is not of the camera's size.
     """
-    return weigh(project(gaussians, camera, dilation=dilation, near=near)).gather(picture)
+    return weigh(project_gaussians(gaussians, camera, dilation=dilation, near=near)).gather(picture)
 
 
 def _rows(values: ArrayLike, shape: tuple[int, ...], what: str) -> Float32:

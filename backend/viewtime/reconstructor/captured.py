@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from viewtime.gaussians.lift import Surfels, clean_depth, surfels
 from viewtime.gaussians.ops import concatenate
 from viewtime.gaussians.project import SAME, THROUGH, judge_points, project_points
-from viewtime.gaussians.raster_cpu import project
+from viewtime.gaussians.raster_cpu import project_gaussians
 from viewtime.gaussians.steady import steady_depth
 from viewtime.gaussians.weights import weigh
 from viewtime_formats.gaussians import Gaussians, rgb_to_sh0, sh0_to_rgb
@@ -163,7 +163,7 @@ def refit_colours(
     colours = sh0_to_rgb(gaussians.sh[:, 0])
     behind = np.asarray(background, np.float32)
     # Only the colours change from round to round: what each camera sees is worked out once.
-    views = [weigh(project(gaussians, camera, dilation=DILATION)) for camera in cameras]
+    views = [weigh(project_gaussians(gaussians, camera, dilation=DILATION)) for camera in cameras]
     wanted = [image - view.through[..., None] * behind for image, view in zip(images, views)]
     for _ in range(rounds):
         sums, weights = np.zeros_like(colours), np.zeros(len(colours), np.float32)
