@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-import time
 from pathlib import Path
-from typing import Any, TextIO
+
+from viewtime.cli import measure, weights
+from viewtime.cli.terminal import ProgressLine, add_threads, command, set_threads
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    _set_threads(arguments.threads)
+    set_threads(arguments.threads)
     from viewtime import pipeline
 
     options = pipeline.RunOptions(
@@ -71,7 +71,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    _set_threads(arguments.threads)
+    set_threads(arguments.threads)
     from viewtime.server.serve import default_data_folder, serve
 
     return serve(
@@ -133,48 +133,6 @@ def _convert_video(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _train(arguments: argparse.Namespace) -> int:
-    _set_threads(arguments.threads)
-    if arguments.config is not None and not arguments.config.is_file():
-        from viewtime_formats.errors import ViewtimeError
-
-        raise ViewtimeError(f"{arguments.config}: there is no such file; a configuration is needed")
-    import importlib
-
-    recipe = importlib.import_module(f"viewtime.training.{arguments.what}")
-    return int(recipe.main([] if arguments.config is None else [str(arguments.config)]) or 0)
-
-
-def _leave_one_out(arguments: argparse.Namespace) -> int:
-    from viewtime.evaluation.photos import leave_one_out
-    from viewtime_formats.capture import read_capture
-
-    left_out = leave_one_out(
-        read_capture(arguments.capture),
-        time=arguments.time,
-        size=arguments.size,
-        depth_noise=arguments.depth_noise,
-    )
-    print("view   PSNR dB   SSIM   covered   PSNR dB where covered")
-    for view in left_out:
-        print(
-            f"{view.view:4}   {view.psnr:7.2f}   {view.ssim:.3f}   {view.covered:6.1%}   "
-            f"{view.psnr_covered:7.2f}"
-        )
-    count = len(left_out)
-    psnr, ssim = (sum(view[i] for view in left_out) / count for i in (1, 2))
-    print(f"mean   {psnr:7.2f}   {ssim:.3f}   over {count} views")
-    return 0
-
-
-def _models(arguments: argparse.Namespace) -> int:
-    from viewtime import doctor
-
-    for finding in doctor.examine_models():
-        print(f"{finding.name}: {finding.found}")
-    return 0
-
-
 # ---- the parser --------------------------------------------------------------------------------
 
 
@@ -187,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"viewtime {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = _command(commands, "run", _run, "run a Capture folder through to splats")
+    run = command(commands, "run", _run, "run a Capture folder through to splats")
     run.add_argument("capture", type=Path, help="Capture folder")
     run.add_argument("out", type=Path, help="output folder: new, empty, or of an earlier run")
     run.add_argument("--route", choices=("auto", "captured", "generated"), default="auto")
@@ -205,9 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--guidance", type=float, help="of the prompt (default: the model's own)")
     run.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N"')
-    _add_threads(run)
+    add_threads(run)
 
-    serve = _command(commands, "serve", _serve, "serve jobs to Blender over loopback HTTP")
+    serve = command(commands, "serve", _serve, "serve jobs to Blender over loopback HTTP")
     serve.add_argument("--data", type=Path, help="folder of the job database and logs")
     serve.add_argument(
         "--parent-lease",
@@ -231,121 +189,29 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="end a job in words when its worker holds more than this (default 0: no limit)",
     )
-    _add_threads(serve)
+    add_threads(serve)
 
-    doctor = _command(commands, "doctor", _doctor, "say what is here and what is missing")
+    doctor = command(commands, "doctor", _doctor, "say what is here and what is missing")
     doctor.add_argument("--json", action="store_true")
     doctor.add_argument("--data", type=Path, help="the backend's data folder to look at")
 
-    export = _command(commands, "export", _export, "write a splat sequence as numbered files")
+    export = command(commands, "export", _export, "write a splat sequence as numbered files")
     export.add_argument("splats", type=Path, help="SplatSequence folder")
     export.add_argument("out", type=Path, metavar="OUT_DIR")
     export.add_argument("--format", choices=("ply",), default="ply")
 
     convert = commands.add_parser("convert", help="make a Capture folder of photos or a video")
     kinds = convert.add_subparsers(required=True, metavar="WHAT")
-    photos = _command(kinds, "photos", _convert_photos, "calibrated photos with depth")
+    photos = command(kinds, "photos", _convert_photos, "calibrated photos with depth")
     photos.add_argument("folder", type=Path)
     photos.add_argument("capture", type=Path)
-    video = _command(kinds, "video", _convert_video, "a video as the fixed-view clip")
+    video = command(kinds, "video", _convert_video, "a video as the fixed-view clip")
     video.add_argument("file", type=Path)
     video.add_argument("capture", type=Path)
     video.add_argument("--times", type=int, default=None, help="number of frames to take, 1 + 4k")
     video.add_argument("--size", type=int, help="height in pixels (default: the video's own)")
     video.add_argument("--prompt", default="", help="what the clip shows")
 
-    train = _command(commands, "train", _train, "train one of the bundled models")
-    train.add_argument("what", choices=("generator", "reconstructor"))
-    train.add_argument("config", type=Path, nargs="?")
-    _add_threads(train)
-
-    evaluate = commands.add_parser("evaluate", help="measure quality")
-    measures = evaluate.add_subparsers(required=True, metavar="WHAT")
-    left_out = _command(
-        measures, "leave-one-out", _leave_one_out, "each view of a capture drawn from the others"
-    )
-    left_out.add_argument("capture", type=Path, help="Capture folder with a rig and depth")
-    left_out.add_argument("--time", type=int, default=0, help="timestep (default 0)")
-    left_out.add_argument("--size", type=int, help="height in pixels to work at")
-    left_out.add_argument(
-        "--depth-noise", type=float, default=0.01, help="relative error of the depth (default 0.01)"
-    )
-
-    _command(commands, "models", _models, "list the models and their state")
+    measure.add(commands)
+    weights.add(commands)
     return parser
-
-
-def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text)
-    parser.set_defaults(command=function)
-    return parser
-
-
-def _add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, help="CPU threads (default: as many as there are)")
-
-
-def _set_threads(count: int | None) -> None:
-    """Before torch and numba are imported, which read these once. Worker processes inherit it."""
-    if count is None:
-        return
-    if count < 1:
-        from viewtime_formats.errors import ViewtimeError
-
-        raise ViewtimeError(f"--threads is {count}; a whole number of 1 or more is needed")
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = str(count)
-
-
-class ProgressLine:
-    """One line on a terminal that is written over; on a pipe a line per stage and a few steps."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._terminal = stream.isatty()
-        self._width = 0
-        self._stage = ""
-        self._at = 0.0
-
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        if self._terminal and self._width:
-            self._stream.write("\n")
-            self._stream.flush()
-
-    def show(self, progress: Any) -> None:
-        """progress: pipeline.Progress."""
-        edge = progress.stage != self._stage or progress.step == progress.total
-        interval = 0.1 if self._terminal else 5.0
-        now = time.monotonic()
-        if not edge and now - self._at < interval:
-            return
-        self._stage, self._at = progress.stage, now
-        count = f" {progress.step}/{progress.total}" if progress.total else ""
-        left = progress.job_eta_seconds
-        eta = "" if left is None else f", {_duration(left)} left"
-        self.write(f"{progress.stage}{count}: {progress.message}{eta}")
-
-    def write(self, text: str) -> None:
-        if self._terminal:
-            # A line that wraps cannot be written over.
-            text = text[: shutil.get_terminal_size().columns - 1]
-            self._stream.write("\r" + text.ljust(self._width))
-            self._width = len(text)
-        else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

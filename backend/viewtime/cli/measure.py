@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`viewtime train` and `viewtime evaluate`: reads arguments and calls one function each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from viewtime.cli.terminal import ProgressLine, add_threads, command, set_threads
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser."""
+    train = command(commands, "train", _train, "train one of the bundled models")
+    train.add_argument("what", choices=("generator", "reconstructor"))
+    train.add_argument("config", type=Path, nargs="?")
+    add_threads(train)
+
+    evaluate = commands.add_parser("evaluate", help="measure quality")
+    measures = evaluate.add_subparsers(required=True, metavar="WHAT")
+    left_out = command(
+        measures, "leave-one-out", _leave_one_out, "each view of a capture drawn from the others"
+    )
+    left_out.add_argument("capture", type=Path, help="Capture folder with a rig and depth")
+    left_out.add_argument("--time", type=int, default=0, help="timestep (default 0)")
+    left_out.add_argument("--size", type=int, help="height in pixels to work at")
+    left_out.add_argument(
+        "--depth-noise", type=float, default=0.01, help="relative error of the depth (default 0.01)"
+    )
+
+    generator = command(
+        measures, "generator", _generator, "a generator on held-out scenes, or the paper's tables"
+    )
+    generator.add_argument("--model", default="bundled", help="name or folder (default bundled)")
+    generator.add_argument("--scenes", type=int, default=64, help="held-out scenes (default 64)")
+    generator.add_argument("--steps", type=int, default=4, help="sampling steps (default 4)")
+    generator.add_argument("--size", type=int, default=128, help="pixels (default 128)")
+    generator.add_argument("--lpips", type=Path, help="safetensors file with the weights of LPIPS")
+    generator.add_argument(
+        "--table", choices=("2", "S1", "5", "S2"),
+        help="repeat this table of the paper at small scale: trains what is not trained yet",
+    )  # fmt: skip
+    generator.add_argument(
+        "--folder", type=Path, default=Path("runs/tables"), help="where the tables' runs are kept"
+    )
+    add_threads(generator)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    set_threads(arguments.threads)
+    if arguments.config is not None and not arguments.config.is_file():
+        from viewtime_formats.errors import ViewtimeError
+
+        raise ViewtimeError(f"{arguments.config}: there is no such file; a configuration is needed")
+    import importlib
+
+    recipe = importlib.import_module(f"viewtime.training.{arguments.what}")
+    return int(recipe.main([] if arguments.config is None else [str(arguments.config)]) or 0)
+
+
+def _leave_one_out(arguments: argparse.Namespace) -> int:
+    from viewtime.evaluation.photos import leave_one_out
+    from viewtime_formats.capture import read_capture
+
+    left_out = leave_one_out(
+        read_capture(arguments.capture),
+        time=arguments.time,
+        size=arguments.size,
+        depth_noise=arguments.depth_noise,
+    )
+    print("view   PSNR dB   SSIM   covered   PSNR dB where covered")
+    for view in left_out:
+        print(
+            f"{view.view:4}   {view.psnr:7.2f}   {view.ssim:.3f}   {view.covered:6.1%}   "
+            f"{view.psnr_covered:7.2f}"
+        )
+    count = len(left_out)
+    psnr, ssim = (sum(view[i] for view in left_out) / count for i in (1, 2))
+    print(f"mean   {psnr:7.2f}   {ssim:.3f}   over {count} views")
+    return 0
+
+
+def _generator(arguments: argparse.Namespace) -> int:
+    set_threads(arguments.threads)
+    if arguments.table is not None:
+        from viewtime.evaluation import generator_tables
+
+        scale = generator_tables.Scale()
+        rows = generator_tables.run_table(arguments.table, arguments.folder, scale)
+        print(generator_tables.markdown(rows, generator_tables.naive(scale)))
+        return 0
+    from viewtime.evaluation import generator as evaluation
+    from viewtime.generator.load import load_generator
+
+    with ProgressLine(sys.stderr) as line:
+        results = evaluation.evaluate(
+            load_generator(arguments.model),
+            scenes=arguments.scenes,
+            steps=arguments.steps,
+            size=arguments.size,
+            lpips=evaluation.load_metric(arguments.lpips),
+            on_scene=lambda done, total: line.write(f"evaluate: scene {done} of {total}"),
+        )
+    print(evaluation.table(results))
+    return 0
