@@ -4,6 +4,8 @@ Tiny pictures: their colours say which step was drawn, their geometry how many s
 
 from __future__ import annotations
 
+import importlib
+
 import bpy
 import numpy as np
 import pytest
@@ -60,10 +62,12 @@ class Witness(bpy.types.RenderEngine):
     bl_label = "Witness"
     subframes = (0.0,)
     seen: list = []  # noqa: RUF012 - the engine's instances come and go with each render
+    on_render = staticmethod(lambda: None)
 
     def render(self, depsgraph: bpy.types.Depsgraph) -> None:
         scene = depsgraph.scene
         frame, layer = scene.frame_current, depsgraph.view_layer.name
+        type(self).on_render()
         for subframe in self.subframes:
             if len(self.subframes) > 1:
                 self.frame_set(frame + (-1 if subframe < 0 else 0), subframe % 1.0)
@@ -96,7 +100,7 @@ def same_places(centers: np.ndarray, wanted: np.ndarray) -> bool:
 def witness():
     bpy.utils.register_class(Witness)
     Witness.seen.clear()
-    Witness.subframes = (0.0,)
+    Witness.subframes, Witness.on_render = (0.0,), lambda: None
     yield Witness
     bpy.utils.unregister_class(Witness)
 
@@ -190,6 +194,35 @@ def test_a_keyframed_time_holds_in_renders_and_at_their_subframes(stage, formats
     bpy.context.scene.frame_set(3)
     bpy.ops.render.render()
     assert shows(formats, witness.seen[0][3], 2)
+
+
+@pytest.mark.parametrize("animated", [False, True])
+def test_two_clouds_that_take_turns_hold_in_renders(
+    stage, formats, witness, tmp_path, viewtime, monkeypatch, animated
+):
+    """What is done with large clouds, here with small ones."""
+    cloud = importlib.import_module(f"{viewtime}.playback.cloud")
+    monkeypatch.setattr(cloud, "_POINTS_PER_OBJECT", 1)
+    bpy.data.objects.remove(stage)
+    ob = import_sequence(write_sequence(formats, tmp_path / "even", [40] * 4))
+    scene = bpy.context.scene
+    scene.view_layers.new("second")
+    if animated:
+        ob.viewtime.use_time = True
+        for frame in (1, 4):
+            ob.viewtime.time = frame - 1
+            ob.viewtime.keyframe_insert("time", frame=frame)
+        (strip,) = ob.animation_data.action.layers[0].strips
+        for point in strip.channelbags[0].fcurves[0].keyframe_points:
+            point.interpolation = "LINEAR"
+    witness.subframes = (-0.25, 0.0, 0.25)
+    used = set()
+    witness.on_render = lambda: used.add(ob.data.session_uid)
+    bpy.ops.render.render(animation=True)
+    assert len(witness.seen) == 4 * 2 * 3 and len(used) == 2
+    for frame, _, _, places in witness.seen:
+        step = max(0, int(frame + 1e-3) - 1)
+        assert same_places(places, gaussians(formats, 40, step).means), frame
 
 
 def test_duplicates_at_different_offsets_render_their_own_steps(stage, formats, witness):
