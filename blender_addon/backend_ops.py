@@ -99,7 +99,8 @@ class VIEWTIME_OT_backend_install(bpy.types.Operator):
     )
     python: StringProperty(
         name="Made With",
-        description="Python 3.11 or later to make the environment with; empty is Blender's own",
+        description="Python 3.11 or later to make the environment with; empty is the preference, "
+        "else Blender's own",
         subtype="FILE_PATH",
     )
 
@@ -138,13 +139,14 @@ class VIEWTIME_OT_backend_install(bpy.types.Operator):
         if self.offline and not Path(package).exists():
             self.report({"ERROR"}, f"Offline, a wheel or a folder is needed, not {package}")
             return {"CANCELLED"}
+        maker = self.python or preferences.preferences().install_python
         order = Order(
             folder=preferences.install_dir(),
             package=package,
             offline=self.offline,
             dependencies=self.dependencies,
             index=preferences.preferences().install_index,
-            python=bpy.path.abspath(self.python) if self.python else sys.executable,
+            python=bpy.path.abspath(maker) if maker else sys.executable,
         )
         if link.keeper.current() is not None:
             link.stop()

@@ -60,6 +60,12 @@ class ViewtimePreferences(bpy.types.AddonPreferences):
         "version of this extension from the Python Package Index",
         subtype="FILE_PATH",
     )
+    install_python: StringProperty(
+        name="Made With",
+        description="Python 3.11 or later to make the environment with, with its venv package; "
+        "when empty, Blender's own",
+        subtype="FILE_PATH",
+    )
     install_index: StringProperty(
         name="Extra Index",
         description="Address of a further package index, such as that of PyTorch's CPU or CUDA "

@@ -298,7 +298,7 @@ def _handshake(
         return {"port": int(ready["port"]), "instance": str(ready["instance"])}
     except (ValueError, KeyError, TypeError) as error:
         raise BackendError(
-            f"the backend's first line is not what viewtime serve says: {line[:80]!r}"
+            f"the backend's first line is not what viewtime serve says: {line[:80]!r}", INSTALL
         ) from error
 
 

@@ -61,6 +61,7 @@ def draw_installation(
     installer = link.known.installer
     if not link.installing():
         layout.prop(page, "install_from")
+        layout.prop(page, "install_python")
         layout.prop(page, "install_index")
     row = layout.row(align=True)
     if link.installing():

@@ -6,7 +6,7 @@ from __future__ import annotations
 from bpy.props import EnumProperty, IntProperty, StringProperty
 
 EXPORT_FRAMES = (
-    ("SEQUENCE", "Sequence", "Every frame that the sequence covers"),
+    ("SEQUENCE", "All", "Every frame that the sequence covers"),
     ("SCENE", "Scene", "The scene's frame range"),
     ("CURRENT", "Current", "The scene's present frame alone"),
 )
