@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from viewtime.models import ModelError
+from viewtime.reconstructor import layers
 from viewtime.reconstructor.config import ReconstructorConfig
 from viewtime.reconstructor.layers import Rope2D, uv_embedding
 from viewtime.reconstructor.load import load_reconstructor, save_reconstructor
-from viewtime.reconstructor.model import Reconstructor
+from viewtime.reconstructor.model import Reconstructor, _per_frames
 
 TINY = ReconstructorConfig.small(
     dim=32, depth=4, heads=2, camera_heads=2, head_channels=(8, 8, 8, 8), head_features=8
@@ -155,3 +156,66 @@ def test_sides_that_patches_do_not_divide_are_refused(model):
     with pytest.raises(ValueError, match="20x16"):
         model(torch.zeros(1, 1, 1, 3, 16, 20))
     assert np.prod(model(torch.zeros(1, 1, 1, 3, 8, 8)).depth.shape) == 64
+
+
+def test_the_trunk_may_compute_in_16_bit_while_heads_answer_in_32(model):
+    awake(model)
+    with torch.no_grad():
+        exact, rough = model(frames()), model(frames(), trunk_dtype=torch.bfloat16)
+    assert rough.depth.dtype == rough.poses[-1].dtype == torch.float32
+    assert not torch.equal(rough.depth, exact.depth)
+    torch.testing.assert_close(rough.depth, exact.depth, rtol=0.1, atol=0.02)
+
+
+def test_the_trunk_may_stay_without_gradients_or_recompute_its_activations(model):
+    awake(model)
+
+    def gradients(**options) -> dict[str, torch.Tensor]:
+        model.zero_grad(set_to_none=True)
+        model(frames(), **options).depth.log().sum().backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    whole = gradients()
+    model.aggregator.checkpointing = True
+    again = gradients()
+    assert set(again) == set(whole) and any("temporal" in name for name in whole)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-5)
+    heads = gradients(trunk_gradients=False)
+    assert {name.split(".")[0] for name in heads} == {"depth_head"}
+
+
+def test_dense_heads_in_parts_answer_and_teach_as_at_once(model):
+    awake(model)
+    x = frames(times=5)  # ten frames, two parts
+    with torch.no_grad():
+        parts = model(x).depth
+    model.zero_grad()
+    torch.testing.assert_close(model(x).depth, parts)
+    model.eval()
+    heads = model.depth_head
+    tokens = [torch.randn(10, 5 + 6, 64) for _ in range(4)]
+    with torch.no_grad():
+        whole = heads(tokens, x.flatten(0, 2))
+        found = _per_frames(heads, tokens, x.flatten(0, 2), 3)
+    for one, other in zip(found, whole):
+        torch.testing.assert_close(one, other)
+
+
+def test_impossible_sizes_are_named():
+    with pytest.raises(ModelError, match="temporal is 'both'; one of none, pair, layer"):
+        ReconstructorConfig(temporal="both")
+    with pytest.raises(ModelError, match="layers 0 to 3"):
+        ReconstructorConfig.small(head_layers=(0, 1, 2, 4))
+    with pytest.raises(ModelError, match="unknown field 'dimm'"):
+        ReconstructorConfig.small(dimm=3)
+    with pytest.raises(ModelError, match="dim is 36; a multiple of 4 x heads"):
+        ReconstructorConfig.small(dim=36, heads=6)
+
+
+def test_more_sequences_than_one_attention_call_may_have_are_split(model, monkeypatch):
+    awake(model)
+    with torch.no_grad():
+        whole = model(frames()).depth
+        monkeypatch.setattr(layers, "MAX_SEQUENCES", 5)
+        torch.testing.assert_close(model(frames()).depth, whole, rtol=1e-4, atol=1e-5)

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MAX_SEQUENCES = 32_768
+"""Sequences in one attention call: CUDA's grids end at 65,535, and temporal attention has one
+sequence per token of a timestep."""
 Table = tuple[Tensor, Tensor]
 """Cosines and sines, each (N, head_dim), of N positions."""
 
@@ -64,7 +67,9 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if table is not None:
             q, k = Rope2D.apply(q, table), Rope2D.apply(k, table)
-        x = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        parts = zip(*(each.to(v.dtype).split(MAX_SEQUENCES) for each in (q, k, v)))
+        done = [F.scaled_dot_product_attention(*part) for part in parts]
+        x = done[0] if len(done) == 1 else torch.cat(done)
         return self.proj(x.transpose(1, 2).reshape(batch, count, dim))
 
 

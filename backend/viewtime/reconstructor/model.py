@@ -218,25 +218,29 @@ def _per_frames(
     head: Callable[..., Any], tokens: Sequence[Tensor], pictures: Tensor, size: int
 ) -> Any:
     """head(tokens, pictures), a tensor or a tuple of tensors, `size` frames at a time."""
-    count, found = len(pictures), None
-    for first in range(0, count, size or count):
-        last = min(count, first + (size or count))
-        now = [layer[first:last].to(pictures.dtype) for layer in tokens]
-        answer = head(now, pictures[first:last])
-        if last - first == count:
-            return answer
-        parts = answer if isinstance(answer, tuple) else (answer,)
-        if torch.is_grad_enabled():
-            found = found or [[] for _ in parts]
-            for group, part in zip(found, parts):
-                group.append(part)
-            continue
-        # Into their places at once: joining them later would take twice the room.
-        found = found or [None if x is None else x.new_empty(count, *x.shape[1:]) for x in parts]
-        for whole, part in zip(found, parts):
-            if part is not None:
-                whole[first:last] = part
-    assert found is not None
+    count = len(pictures)
+    step = size or count
+
+    def answer(first: int) -> Any:
+        now = [layer[first : first + step].to(pictures.dtype) for layer in tokens]
+        return head(now, pictures[first : first + step])
+
+    if step >= count:
+        return answer(0)
     if torch.is_grad_enabled():
-        found = [None if group[0] is None else torch.cat(group) for group in found]
-    return tuple(found) if isinstance(answer, tuple) else found[0]
+        parts = [answer(first) for first in range(0, count, step)]
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts)
+        return tuple(None if group[0] is None else torch.cat(group) for group in zip(*parts))
+    # Into their places at once: joining them later would take twice the room.
+    found: list[Tensor | None] = []
+    for first in range(0, count, step):
+        part = answer(first)
+        single = isinstance(part, Tensor)
+        group = (part,) if single else part
+        if not found:
+            found = [None if x is None else x.new_empty(count, *x.shape[1:]) for x in group]
+        for whole, x in zip(found, group):
+            if whole is not None:
+                whole[first : first + step] = x
+    return found[0] if single else tuple(found)

@@ -43,7 +43,7 @@ def _frame(path: Path, mode: str, size: int, patch: int) -> Tensor:
     """One picture (3,h,w) in [0,1]."""
     try:
         with Image.open(path) as opened:
-            picture = opened
+            picture: Image.Image = opened
             if picture.mode == "RGBA":
                 white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
                 picture = Image.alpha_composite(white, picture)
