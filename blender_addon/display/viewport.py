@@ -20,13 +20,15 @@ from bpy.app.handlers import persistent
 from . import shader
 from .cloud_data import Staging, read, stable_subset
 from .draw import Painter, Uploaded, View, forward_in, quad_batch, texture, upload_order
-from .order import Sorter, fitted
+from .order import Sorter, far_to_near_fast, fitted
 from .settings import Look, holds_splats, look_of
 
 # Which step a cloud holds, as playback notes it: a change means new splats.
 STEP = "viewtime_step"
 # Looking for a finished sort, in seconds.
 _WATCH = 0.01
+# Splats that take a few milliseconds to sort: a view's first picture does not wait for more.
+_AT_ONCE = 200_000
 
 
 @dataclass
@@ -91,6 +93,8 @@ class Viewport:
             return None
         world = np.array(ob.matrix_world, np.float64)
         order = self._order(context.region.as_pointer(), ob, held, view.camera_from_world @ world)
+        if order is None:
+            return None
         growth = 1.0 / np.sqrt(density)
         return held.uploaded, order, held.uploaded.count, world, look, growth
 
@@ -120,8 +124,11 @@ class Viewport:
 
     def _order(
         self, region: int, ob: bpy.types.Object, held: _Held, camera_from_object: np.ndarray
-    ) -> gpu.types.GPUTexture:
-        """The view's order of the splats: the last finished one until the new one is there."""
+    ) -> gpu.types.GPUTexture | None:
+        """The view's order of the splats: the last finished one until the new one is there.
+
+        None before there has been any, for clouds too large to be sorted at once.
+        """
         forward = forward_in(camera_from_object)
         forward = forward / max(float(np.linalg.norm(forward)), 1e-30)
         # Another share of the splats has other indices: its orders are of no use.
@@ -130,7 +137,12 @@ class Viewport:
         if not bpy.app.timers.is_registered(_watch):
             bpy.app.timers.register(_watch, first_interval=_WATCH)
         done = self.sorter.order(key)
-        stamp, order = done if done is not None else (None, np.zeros(0, np.int64))
+        if done is None:
+            # The first picture of this view. Wrong colours would be worse than none.
+            if held.uploaded.count > _AT_ONCE:
+                return None
+            done = (None, far_to_near_fast(held.position, forward))
+        stamp, order = done
         wanted = (stamp, held.uploaded.count)
         drawn = self._orders.get(key)
         if drawn is None or drawn[0] != wanted:
