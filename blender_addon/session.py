@@ -36,6 +36,8 @@ class Session:
         self._imported = 0  # steps that the scene shows already
         self._object_uid = 0
         self.told_at = time.monotonic()
+        # What the scene shows of the job: undo takes the scene back, but not the job.
+        self.facts: dict[str, object] = {}
 
     def scene(self) -> bpy.types.Scene | None:
         """The scene, None when its file was closed or it was deleted."""
@@ -74,7 +76,7 @@ class Session:
         data = update.data
         cancelling = scene.viewtime.job_state == "cancelling"
         if update.kind == "job":
-            scene.viewtime.job_id = data["id"]
+            show(scene, job_id=data["id"])
             self._out = Path(data["out"])
             link.tell("")
             # A final state comes again as the end, with everything that belongs to it.
@@ -246,16 +248,20 @@ def show(
     message: str | None = None,
     progress: float | None = None,
     eta: float | None = None,
+    job_id: str | None = None,
 ) -> None:
-    settings = scene.viewtime
-    if state is not None:
-        settings.job_state = state
-    if message is not None:
-        settings.job_message = message
-    if progress is not None:
-        settings.job_progress = progress
-    if eta is not None:
-        settings.job_eta = eta
+    facts: dict[str, object] = {
+        "job_state": state,
+        "job_message": message,
+        "job_progress": progress,
+        "job_eta": eta,
+        "job_id": job_id,
+    }
+    facts = {name: value for name, value in facts.items() if value is not None}
+    if _session is not None and _session.scene_uid == scene.session_uid:
+        _session.facts.update(facts)
+    for name, value in facts.items():
+        setattr(scene.viewtime, name, value)
 
 
 def _last_line(error: Exception) -> str:
@@ -307,12 +313,25 @@ def _file_loaded(_path: str) -> None:
             )
 
 
+@persistent
+def _undone(*_arguments: object) -> None:
+    """After undo or redo: the scene may tell of a job as it was then; put that right."""
+    scene = None if _session is None else _session.scene()
+    if scene is not None and _session is not None:
+        for name, value in _session.facts.items():
+            setattr(scene.viewtime, name, value)
+
+
 def register() -> None:
     bpy.app.handlers.load_post.append(_file_loaded)
+    bpy.app.handlers.undo_post.append(_undone)
+    bpy.app.handlers.redo_post.append(_undone)
 
 
 def unregister() -> None:
     bpy.app.handlers.load_post.remove(_file_loaded)
+    bpy.app.handlers.undo_post.remove(_undone)
+    bpy.app.handlers.redo_post.remove(_undone)
     if bpy.app.timers.is_registered(_tick):
         bpy.app.timers.unregister(_tick)
     if _session is not None:

@@ -166,6 +166,20 @@ def test_a_job_that_was_shown_while_it_ran_ends_as_one_object(scene) -> None:
     assert [o for o in scene.objects if o.viewtime.sequence_id] == [ob]
 
 
+def test_undo_takes_the_scene_back_but_not_the_job(addon, scene) -> None:
+    """Background Blender has no undo: its handlers are called on a scene put back by hand."""
+    bpy.ops.viewtime.generate(wait=True)
+    job = scene.viewtime.job_id
+    scene.viewtime.job_state, scene.viewtime.job_progress = "running", 0.2
+    scene.viewtime.job_id, scene.viewtime.job_message = "", "Reconstruct 1 of 2"
+    assert addon.session._undone in bpy.app.handlers.redo_post
+    for handler in bpy.app.handlers.undo_post:
+        handler(scene)
+    shown = scene.viewtime
+    assert (shown.job_state, shown.job_message, shown.job_id) == ("succeeded", "Done", job)
+    assert shown.job_progress == 1.0
+
+
 @pytest.mark.parametrize("shape", [(40, 90), (90, 40), (10, 300), (64, 64)])
 def test_a_picture_is_cut_into_square_tiles_without_loss(addon, shape) -> None:
     picture = np.random.default_rng(0).integers(0, 255, (*shape, 3)).astype(np.uint8)
