@@ -321,12 +321,24 @@ def random_rig(
     return Rig(tuple(cameras), world="blender")
 
 
-def render_cell(scene: Scene, camera: Camera, time: float) -> tuple[np.ndarray, np.ndarray]:
-    """Picture and depth of a scene at a time in frames.
+@dataclass(frozen=True)
+class SolidArrays:
+    """The N solids of a scene at one time, as the ray casters take them; scene units, float64.
 
-    Returns rgb (H,W,3) float32 display sRGB in [0, 1], the mean of 2x2 samples per pixel, and
-    depth (H,W) float32 planar z at the pixel's centre, inf for the sky.
+    kinds (N,) int64; half (N,3); rotations (N,3,3) world from solid; centres (N,3); bounds (N,)
+    bounding radii; materials (N+1, MATERIAL_SIZE), the last row for the ground.
     """
+
+    kinds: np.ndarray
+    half: np.ndarray
+    rotations: np.ndarray
+    centres: np.ndarray
+    bounds: np.ndarray
+    materials: np.ndarray
+
+
+def solid_arrays(scene: Scene, time: float) -> SolidArrays:
+    """Where everything is at a time in frames."""
     kinds, half, rotations, centres, bounds, materials = [], [], [], [], [], []
     for body in scene.bodies:
         turn = body.motion.rotation(time) @ body.rotation
@@ -341,6 +353,23 @@ def render_cell(scene: Scene, camera: Camera, time: float) -> tuple[np.ndarray, 
     count = len(kinds)
     no_ground = np.zeros(rc.MATERIAL_SIZE)
     materials.append(no_ground if scene.ground is None else scene.ground)
+    return SolidArrays(
+        np.array(kinds, np.int64),
+        np.array(half, np.float64).reshape(count, 3),
+        np.array(rotations, np.float64).reshape(count, 3, 3),
+        np.array(centres, np.float64).reshape(count, 3),
+        np.array(bounds, np.float64),
+        np.array(materials, np.float64),
+    )
+
+
+def render_cell(scene: Scene, camera: Camera, time: float) -> tuple[np.ndarray, np.ndarray]:
+    """Picture and depth of a scene at a time in frames.
+
+    Returns rgb (H,W,3) float32 display sRGB in [0, 1], the mean of 2x2 samples per pixel, and
+    depth (H,W) float32 planar z at the pixel's centre, inf for the sky.
+    """
+    solids = solid_arrays(scene, time)
     color = np.empty((camera.height, camera.width, 3))
     depth = np.empty((camera.height, camera.width))
     rc.cast(
@@ -348,12 +377,12 @@ def render_cell(scene: Scene, camera: Camera, time: float) -> tuple[np.ndarray, 
         camera.height,
         np.ascontiguousarray(camera.intrinsics, np.float64),
         np.ascontiguousarray(np.linalg.inv(_square(camera.camera_from_world))[:3]),
-        np.array(kinds, np.int64),
-        np.array(half, np.float64).reshape(count, 3),
-        np.array(rotations, np.float64).reshape(count, 3, 3),
-        np.array(centres, np.float64).reshape(count, 3),
-        np.array(bounds, np.float64),
-        np.array(materials, np.float64),
+        solids.kinds,
+        solids.half,
+        solids.rotations,
+        solids.centres,
+        solids.bounds,
+        solids.materials,
         scene.ground is not None,
         np.ascontiguousarray(scene.light, np.float64),
         color,
