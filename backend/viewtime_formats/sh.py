@@ -60,10 +60,11 @@ def sh_rotation(rotation: ArrayLike, degree: int) -> list[NDArray[np.float64]]:
     turn = np.asarray(rotation, np.float64)
     directions = _spread(DIRECTIONS)
     new, old = sh_basis(directions, degree), sh_basis(directions @ turn, degree)
-    matrices = []
+    matrices: list[NDArray[np.float64]] = []
     for band in range(degree + 1):
         columns = slice(band * band, (band + 1) ** 2)
-        matrices.append(np.linalg.lstsq(new[:, columns], old[:, columns], rcond=None)[0])
+        found = np.linalg.lstsq(new[:, columns], old[:, columns], rcond=None)[0]
+        matrices.append(found.astype(np.float64))
     return matrices
 
 
