@@ -206,7 +206,8 @@ def world_color(scene: bpy.types.Scene) -> tuple[float, float, float]:
     if world is None:
         return (0.0, 0.0, 0.0)
     rgb = np.array(world.color[:3])
-    if world.use_nodes and world.node_tree is not None:
+    # From Blender 5 on every world has nodes, and asking is deprecated.
+    if world.node_tree is not None and (bpy.app.version >= (5, 0, 0) or world.use_nodes):
         background = next((n for n in world.node_tree.nodes if n.type == "BACKGROUND"), None)
         if background is not None and not background.inputs["Color"].is_linked:
             strength = background.inputs["Strength"].default_value
