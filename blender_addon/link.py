@@ -214,7 +214,9 @@ def forget() -> None:
 def _take(answer: Answer) -> None:
     name, value, error = answer.name, answer.value, answer.error
     if error is not None:
-        tell(sentence(str(error)), error.remedy)
+        # How a backend ended says more than the questions that it then leaves unanswered.
+        if not (known.problem and name in ("jobs", "machine", "estimate")):
+            tell(sentence(str(error)), error.remedy)
         if name != "drop":
             desk.ask("drop", keeper.drop_if_dead)
         return

@@ -258,6 +258,8 @@ def test_a_backend_that_dies_mid_job_is_one_message_and_generate_goes_on(
     until(lambda: addon.session.pump(0.2) != "running")
     assert scene.viewtime.job_state == "interrupted"
     assert addon.link.known.remedy == addon.backend.START
+    until(lambda: (addon.link.listen(0.1), addon.link.desk.idle())[1])
+    assert "The backend ended" in addon.link.known.problem, "nothing that came later hides it"
     assert "The backend ended" in scene.viewtime.job_message
     assert str(dead.log) in scene.viewtime.job_message
     assert addon.session.current() is None
