@@ -190,3 +190,37 @@ def test_leave_one_out_prints_a_line_for_each_view_and_their_mean(full_capture):
     assert [line.split()[0] for line in lines] == ["view", "0", "1", "2", "mean"]
     psnrs = [float(line.split()[1]) for line in lines[1:]]
     assert psnrs[-1] == pytest.approx(sum(psnrs[:-1]) / 3, abs=0.02)
+
+
+def test_the_halves_of_a_run_give_what_the_whole_gives(tmp_path, reference_capture):
+    """generate, then reconstruct with the same rig: the same frames and Gaussians as run."""
+    settings = ["--size", 32, "--steps", 1, "--threads", 1]
+    whole = viewtime(
+        "run", reference_capture, tmp_path / "whole", "--route", "generated", *settings
+    )
+    assert whole.returncode == 0, whole.stderr
+    half = viewtime("generate", reference_capture, tmp_path / "half", *settings)
+    assert half.returncode == 0, half.stderr
+    assert str(tmp_path / "half" / "grid") in half.stdout
+    for frame in sorted((tmp_path / "whole" / "grid").rglob("*.png")):
+        twin = tmp_path / "half" / "grid" / frame.relative_to(tmp_path / "whole" / "grid")
+        assert frame.read_bytes() == twin.read_bytes()
+    lifted = viewtime(
+        "reconstruct", tmp_path / "half" / "grid", tmp_path / "lifted", "--threads", 1,
+        "--rig", reference_capture / "rig.json",
+    )  # fmt: skip
+    assert lifted.returncode == 0, lifted.stderr
+    sequence = json.loads((tmp_path / "lifted" / "splats" / "sequence.json").read_text())
+    assert sequence["times"] == 5
+
+
+def test_a_rig_for_another_grid_is_refused(tmp_path, reference_capture):
+    made = viewtime("generate", reference_capture, tmp_path / "out", "--size", 32, "--steps", 1)
+    assert made.returncode == 0, made.stderr
+    other = json.loads((reference_capture / "rig.json").read_text())
+    other["cameras"] = other["cameras"][:-1]
+    (tmp_path / "rig.json").write_text(json.dumps(other))
+    done = viewtime("reconstruct", tmp_path / "out" / "grid", tmp_path / "splats",
+                    "--rig", tmp_path / "rig.json")  # fmt: skip
+    assert done.returncode == 2
+    assert "cameras for a grid of" in done.stderr and not (tmp_path / "splats").exists()

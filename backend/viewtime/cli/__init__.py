@@ -70,6 +70,40 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _generate(arguments: argparse.Namespace) -> int:
+    set_threads(arguments.threads)
+    from viewtime import pipeline
+
+    options = pipeline.RunOptions(
+        size=arguments.size, steps=arguments.steps, seed=arguments.seed,
+        use_prior=not arguments.no_prior, generator=arguments.generator, device=arguments.device,
+        guidance=arguments.guidance, depth_noise=arguments.depth_noise,
+    )  # fmt: skip
+    with ProgressLine(sys.stderr) as line:
+        grid = pipeline.generate(arguments.capture, arguments.out, options, on_progress=line.show)
+    print(f"all frames -> {grid}")
+    return 0
+
+
+def _reconstruct(arguments: argparse.Namespace) -> int:
+    set_threads(arguments.threads)
+    from viewtime import pipeline
+    from viewtime_formats.rig import read_rig
+
+    options = pipeline.RunOptions(reconstructor=arguments.reconstructor, device=arguments.device)
+    with ProgressLine(sys.stderr) as line:
+        splats = pipeline.reconstruct(
+            arguments.grid,
+            arguments.out,
+            options,
+            rig=None if arguments.rig is None else read_rig(arguments.rig),
+            fps=arguments.fps,
+            on_progress=line.show,
+        )
+    print(f"Gaussians -> {splats}")
+    return 0
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     set_threads(arguments.threads)
     from viewtime.server.serve import default_data_folder, serve
@@ -146,25 +180,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = command(commands, "run", _run, "run a Capture folder through to splats")
-    run.add_argument("capture", type=Path, help="Capture folder")
-    run.add_argument("out", type=Path, help="output folder: new, empty, or of an earlier run")
     run.add_argument("--route", choices=("auto", "captured", "generated"), default="auto")
-    run.add_argument("--size", type=int, help="height in pixels to work at")
-    run.add_argument("--steps", type=int, default=4, help="steps of the generator (default 4)")
-    run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--no-prior", action="store_true", help="generate without reprojection")
-    run.add_argument("--generator", default="bundled", help="name or folder of the model")
     run.add_argument("--reconstructor", default="bundled", help="name or folder of the model")
-    run.add_argument(
-        "--depth-noise",
-        type=float,
-        default=0.0,
-        help="relative error of the capture's depth: 0 from a renderer, about 0.01 from photos",
-    )
-    run.add_argument("--guidance", type=float, help="of the prompt (default: the model's own)")
-    run.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N"')
-    add_threads(run)
+    _add_generating(run)
 
+    generate = command(commands, "generate", _generate, "fill a Capture's grid with frames")
+    _add_generating(generate)
+
+    reconstruct = command(commands, "reconstruct", _reconstruct, "lift a full grid to splats")
+    reconstruct.add_argument("grid", type=Path, help="FrameGrid folder, as generate writes it")
+    reconstruct.add_argument("out", type=Path, help="output folder: new or empty")
+    reconstruct.add_argument("--rig", type=Path, help="rig.json of its cameras, if they are known")
+    reconstruct.add_argument("--fps", type=float, default=24.0, help="rate (default 24)")
+    reconstruct.add_argument("--reconstructor", default="bundled", help="name or folder")
+    reconstruct.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N"')
+    add_threads(reconstruct)
     serve = command(commands, "serve", _serve, "serve jobs to Blender over loopback HTTP")
     serve.add_argument("--data", type=Path, help="folder of the job database and logs")
     serve.add_argument(
@@ -215,3 +245,23 @@ def _parser() -> argparse.ArgumentParser:
     measure.add(commands)
     weights.add(commands)
     return parser
+
+
+def _add_generating(parser: argparse.ArgumentParser) -> None:
+    """What `run` and `generate` share."""
+    parser.add_argument("capture", type=Path, help="Capture folder")
+    parser.add_argument("out", type=Path, help="output folder: new, empty, or of an earlier run")
+    parser.add_argument("--size", type=int, help="height in pixels to work at")
+    parser.add_argument("--steps", type=int, default=4, help="steps of the generator (default 4)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-prior", action="store_true", help="generate without reprojection")
+    parser.add_argument("--generator", default="bundled", help="name or folder of the model")
+    parser.add_argument(
+        "--depth-noise",
+        type=float,
+        default=0.0,
+        help="relative error of the capture's depth: 0 from a renderer, about 0.01 from photos",
+    )
+    parser.add_argument("--guidance", type=float, help="of the prompt (default: the model's own)")
+    parser.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N"')
+    add_threads(parser)
