@@ -27,8 +27,12 @@ def check(used: builds.Usage, generation: int) -> None:
         assert used.hmma > 0 and used.hgmma == 0, used
 
 
-@pytest.mark.parametrize("straddle, tail", [(False, 0), (True, None)], ids=["even", "tails"])
-@pytest.mark.parametrize("entry", TABLE, ids=lambda entry: "sm_{}-{}-{}".format(*entry))
+# With tails a kernel holds both loops; on sm_90, where registers are shortest, without them too.
+ENTRIES = [(entry, True, None) for entry in TABLE]
+ENTRIES += [(entry, False, 0) for entry in TABLE if entry[0] == 90]
+
+
+@pytest.mark.parametrize("entry, straddle, tail", ENTRIES)
 def test_every_entry_of_the_table_builds_without_spills(entry, straddle, tail):
     generation, kernel, dim = entry
     sums = kernel == "dkv" and generation == 90
@@ -74,12 +78,11 @@ def test_the_check_sees_a_spill():
 
 
 # (head dim, configuration, straddle, row rest, frame rest): the first is S = 2304, the second
-# S = 576, then what a ragged S takes. Of the others in the table, the hardest build.
+# S = 576, then what a ragged S takes.
 HOPPER = [
     *((dim, HOPPER_TABLE[dim][0], False, 0, rest) for dim in HOPPER_TABLE for rest in (0, 64)),
     *((dim, HOPPER_TABLE[dim][0], True, 0, 16) for dim in HOPPER_TABLE),
     *((dim, RAGGED[dim], True, 96, 70) for dim in RAGGED),
-    (128, HOPPER_TABLE[128][2], True, 0, 16),
 ]  # fmt: skip
 
 

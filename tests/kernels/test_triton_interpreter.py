@@ -93,6 +93,7 @@ def found() -> dict[str, str]:
     return json.loads(answer.stdout.strip().splitlines()[-1])
 
 
+@pytest.mark.timeout(900)  # the first one waits for the child, which may share its core
 @pytest.mark.parametrize("label", labels())
 def test_it_is_as_exact_as_stock_attention(label, found):
     assert found[label] == ""

@@ -13,7 +13,7 @@ from viewtime_kernels.hopper.configs import rests
 from viewtime_kernels.triton_kernels import tiles
 from viewtime_kernels.triton_kernels.launch import CODES, canonical, tail_block
 
-GRIDS = [(2, 2, 1), (3, 4, 5), (2, 3, 16), (4, 2, 33), (3, 3, 48), (2, 3, 100)]
+GRIDS = [(2, 2, 1), (3, 4, 5), (2, 3, 16), (4, 2, 33), (3, 3, 48)]
 
 
 def walk(case: Case, home: int, loops) -> torch.Tensor:
@@ -45,7 +45,7 @@ def walk(case: Case, home: int, loops) -> torch.Tensor:
 
 @pytest.mark.parametrize("pattern", ("view_time", "view", "time"))
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-@pytest.mark.parametrize("home, block", [(16, 16), (32, 16), (16, 32), (64, 64)])
+@pytest.mark.parametrize("home, block", [(32, 16), (16, 32), (64, 64)])
 def test_full_tiles_and_tails_meet_what_the_mask_says(grid, pattern, home, block):
     case = Case(*grid, pattern)
     views, times, space = grid
@@ -65,7 +65,7 @@ def test_full_tiles_and_tails_meet_what_the_mask_says(grid, pattern, home, block
 
 @pytest.mark.parametrize("pattern", ("view_time", "view", "time"))
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-@pytest.mark.parametrize("home, block", [(48, 32), (32, 64)])
+@pytest.mark.parametrize("home, block", [(48, 32)])
 def test_the_ring_meets_what_the_mask_says(grid, pattern, home, block):
     case = Case(*grid, pattern)
 
