@@ -1,130 +1,235 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times view-time attention against the same mask by other means; the ratio comes first.
+"""Times view-time attention on a CPU against the same mask by other means, and counts its memory.
 
-Counted FLOPs are those of the mask (4 * pairs * D forward, 10 backward), whatever a method
-really executes, so a dense method's rate looks as low as it is useful. Run from the repository:
+Never leaves a method unchecked: all must agree with ours before they are timed. Run it on an idle
+machine, from the repository; it takes about ten minutes on two cores:
 
-    python benchmarks/attention.py [--shapes 8x8x64,8x9x256] [--dtype float32] [--threads 1]
+    python benchmarks/attention.py --out benchmarks/results/attention-cpu.md
+
+FLOPs are those of the mask (4 * pairs * D forward, 10 backward), whatever a method really
+executes, so a dense method's rate looks as low as it is useful.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+import peers
+import report
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
-from viewtime_kernels import view_time_attention, view_time_mask
+from viewtime_kernels import flex, view_time_attention
 
-Method = Callable[[Tensor, Tensor, Tensor], Tensor]
-DENSE_LIMIT = 8192  # tokens: a mask of N x N beyond this is not worth its memory
-
-
-def dense_masked(views: int, times: int, space: int) -> Method:
-    """One SDPA call over all tokens with a boolean mask."""
-    mask = view_time_mask(views, times, space)
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = F.scaled_dot_product_attention(
-            *(x.transpose(1, 2) for x in (q, k, v)), attn_mask=mask
-        )
-        return out.transpose(1, 2)
-
-    return attend
-
-
-def frame_loop(views: int, times: int, space: int) -> Method:
-    """One SDPA call per frame over the keys it sees, gathered."""
-    cells = torch.arange(views * times).view(views, times)
-    seen = [
-        torch.cat((cells[v], cells[:v, t], cells[v + 1 :, t]))
-        for v in range(views)
-        for t in range(times)
-    ]
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        batch, _, heads, dim = q.shape
-        q, k, v = (x.reshape(batch, -1, space, heads, dim) for x in (q, k, v))
-        outs = []
-        for frame, keys in enumerate(seen):
-            k_f, v_f = (x[:, keys].flatten(1, 2).transpose(1, 2) for x in (k, v))
-            outs.append(F.scaled_dot_product_attention(q[:, frame].transpose(1, 2), k_f, v_f))
-        return torch.cat(outs, dim=2).transpose(1, 2)
-
-    return attend
-
-
-def seconds_of(run: Callable[[], object], repeats: int) -> float:
-    """Median seconds of one call, after one to warm up."""
-    run()
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+OURS = "ours"
+GOAL = 2.5  # times faster than dense masked, and in bf16 forward than FlexAttention
+AGREE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}  # of the largest value
+MEMORY_GRID = 8, 16  # views, times
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", default="4x4x64,8x8x64,8x9x256", help="VxTxS, comma-separated")
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--times", type=int, default=16)
+    parser.add_argument("--space", type=int, default=144)
+    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--dtypes", default="bfloat16,float32")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--flex-blocks", default="64,128,128x64,32",
+        help="FlexAttention's blocks to sweep (queries x keys); empty: leave it out",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory-tokens", default="2048,4096,8192,16384,32768,65536",
+        help="multiples of 128, comma-separated; empty: no memory table",
+    )  # fmt: skip
+    parser.add_argument(
+        "--most-gib", type=float, default=2.5, help="what a mask may take in the memory table"
+    )
+    parser.add_argument("--out", type=Path, help="write the tables to this file too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    print(f"commit {commit}, torch {torch.__version__}, CPU, {options.threads} threads")
-    print(f"{options.dtype}, B1 H{options.heads} D{options.dim}, median of {options.repeats}")
-    print("| V x T x S | method | forward, ratio to ours | with backward, ratio | ms | ms | GF/s |")
-    print("|---|---|---|---|---|---|---|")
-    for shape in options.shapes.split(","):
-        views, times, space = (int(n) for n in shape.split("x"))
-        size = (1, views * times * space, options.heads, options.dim)
-        generator = torch.Generator().manual_seed(0)
-        inputs = [
-            torch.randn(size, generator=generator).to(getattr(torch, options.dtype))
-            for _ in range(3)
-        ]
-        time_shape(shape, views, times, space, inputs, options.repeats)
+
+    text = ["# View-time attention on a CPU", "", *report.state(options.threads)]
+    grid = f"V{options.views} T{options.times} S{options.space} H{options.heads} D{options.dim}"
+    text.append(f"- {grid}, batch 1; medians of {options.rounds} interleaved rounds")
+    print("\n".join(text), flush=True)
+    sections = [
+        *(partial(speed, options, getattr(torch, name)) for name in options.dtypes.split(",")),
+        partial(memory, options),
+    ]
+    for section in sections:
+        lines = ["", *section()]
+        print("\n".join(lines), flush=True)
+        text += lines
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        part = options.out.with_name(options.out.name + ".part")
+        part.write_text("\n".join(text) + "\n", encoding="utf-8")
+        part.replace(options.out)
 
 
-def time_shape(
-    name: str, views: int, times: int, space: int, inputs: list[Tensor], repeats: int
-) -> None:
-    """Print one row per method; the first method is the one that ratios refer to."""
-    methods: dict[str, Method] = {
-        "rows + columns - own": partial(view_time_attention, views=views, times=times),
-        "loop over frames": frame_loop(views, times, space),
+def draw(tokens: int, heads: int, dim: int, dtype: torch.dtype) -> list[Tensor]:
+    """q, k, v and a gradient of the output, each (1, N, H, D)."""
+    generator = torch.Generator().manual_seed(0)
+    size = 4, 1, tokens, heads, dim
+    return list(torch.randn(size, generator=generator).to(dtype).unbind(0))
+
+
+def speed(options: argparse.Namespace, dtype: torch.dtype) -> list[str]:
+    """Tables of forward, and forward with backward, for one dtype."""
+    views, times, space = options.views, options.times, options.space
+    tokens = views * times * space
+    q, k, v, grad = draw(tokens, options.heads, options.dim, dtype)
+    log: list[str] = []
+    methods: dict[str, peers.Method] = {
+        OURS: partial(view_time_attention, views=views, times=times),
+        "dense, masked": peers.dense_masked(views, times, space, q),
+        "loop over frames": peers.frame_loop(views, times, space),
     }
-    _, tokens, heads, dim = inputs[0].shape
-    if tokens <= DENSE_LIMIT:
-        methods["dense, masked"] = dense_masked(views, times, space)
-    flops = 4 * tokens * (views + times - 1) * space * heads * dim
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    first: tuple[float, float] | None = None
-    for label, method in methods.items():
-        forward = seconds_of(partial(method, *inputs), repeats)
-        both = seconds_of(partial(forward_and_backward, method, leaves), repeats)
-        first = first or (forward, both)
-        print(
-            f"| {name} | {label} | {forward / first[0]:.2f} | {both / first[1]:.2f} | "
-            f"{forward * 1e3:.1f} | {both * 1e3:.1f} | {flops / forward / 1e9:.0f} |"
-        )
+    if options.flex_blocks:
+        methods |= best_flex(options, q, k, v, log)
+    with torch.no_grad():
+        mine = methods[OURS](q, k, v)
+        for name, method in methods.items():
+            off = ((method(q, k, v) - mine).abs().max() / mine.abs().max()).item()
+            if not off <= AGREE[dtype]:
+                raise SystemExit(f"{name} differs from ours by {off:.2g} of the largest value")
+        methods["dense, no mask (another result)"] = peers.dense
+        runs = {name: partial(seconds, partial(m, q, k, v)) for name, m in methods.items()}
+        forward = report.interleaved(runs, options.rounds, log.append)
+
+    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+
+    def both(method: peers.Method) -> object:
+        return torch.autograd.grad(method(*leaves), leaves, grad)
+
+    runs = {name: partial(seconds, partial(both, methods[name])) for name in list(methods)[:2]}
+    backward = report.interleaved(runs, options.rounds, log.append)
+    flops = 4 * tokens * (views + times - 1) * space * options.heads * options.dim
+    name = str(dtype).removeprefix("torch.")
+    return [
+        f"## Speed, {name}", "", *rows("forward", forward, flops), "",
+        *rows("forward and backward", backward, 7 * flops // 2), *log,
+    ]  # fmt: skip
 
 
-def forward_and_backward(method: Method, leaves: list[Tensor]) -> None:
-    torch.autograd.grad(method(*leaves).sum(), leaves)
+def best_flex(
+    options: argparse.Namespace, q: Tensor, k: Tensor, v: Tensor, log: list[str]
+) -> dict[str, peers.Method]:
+    """The fastest of FlexAttention's block sizes; the sweep is logged."""
+    swept: dict[str, peers.Method] = {}
+    for block in options.flex_blocks.split(","):
+        queries, _, keys = block.partition("x")
+        chosen = flex.FlexOptions((int(queries), int(keys or queries)))
+        method = peers.flex_attention(options.views, options.times, chosen)
+        swept[f"FlexAttention, {peers.describe(chosen)}"] = method
+    with torch.no_grad():
+        runs = {name: partial(seconds, partial(m, q, k, v)) for name, m in swept.items()}
+        taken = report.interleaved(runs, 1, log.append)
+    if not taken:
+        return {}
+    swept_ms = ", ".join(
+        f"{name.split(', ', 1)[1]} {report.median(t) * 1e3:.0f} ms" for name, t in taken.items()
+    )
+    log.append(f"\nFlexAttention's sweep, one round: {swept_ms}. The fastest is in the table.")
+    name = min(taken, key=lambda name: report.median(taken[name]))
+    return {name: swept[name]}
+
+
+def seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def rows(what: str, taken: dict[str, list[float]], flops: int) -> list[str]:
+    """One table; ratios to ours come first."""
+    ours = report.median(taken[OURS])
+    lines = []
+    for name, each in taken.items():
+        middle = report.median(each)
+        ratio = middle / ours
+        aim = ""
+        if name == "dense, masked" or name.startswith("FlexAttention"):
+            aim = f"{GOAL}: {'met' if ratio >= GOAL else 'missed'}"
+        lines.append(
+            [name, f"{ratio:.2f}", aim, f"{middle * 1e3:.0f}", report.spread(each),
+             f"{flops / middle / 1e9:.0f}"]
+        )  # fmt: skip
+    head = [what, "time / ours", "goal", "ms", "fastest to slowest", "GFLOP/s of the mask"]
+    return report.table(head, lines)
+
+
+def memory(options: argparse.Namespace) -> list[str]:
+    """The most that is allocated at once beyond q, k, v and the gradient, by number of tokens."""
+    if not options.memory_tokens:
+        return []
+    views, times = MEMORY_GRID
+    frames = views * times
+    ours: peers.Method = partial(view_time_attention, views=views, times=times)
+    lines = []
+    for tokens in map(int, options.memory_tokens.split(",")):
+        if tokens % frames:
+            raise SystemExit(f"--memory-tokens: {tokens} is no multiple of {frames}")
+        space = tokens // frames
+        q, k, v, grad = draw(tokens, 1, 128, torch.bfloat16)
+        inputs = q.nbytes
+
+        def with_mask(q: Tensor, k: Tensor, v: Tensor, space: int = space) -> Tensor:
+            return peers.dense_masked(views, times, space, q)(q, k, v)  # the mask is its own
+
+        cells = [f"{tokens}"]
+        for method, least in ((ours, 0), (with_mask, tokens * tokens * 3)):
+            if least > options.most_gib * 2**30:
+                cells += [f"refused: the mask alone {least / 2**30:.1f} GiB"] * 2
+                continue
+            for leaves in (None, [x.detach().requires_grad_() for x in (q, k, v)]):
+                peak = peak_bytes(partial(call, method, leaves or [q, k, v], grad))
+                cells.append(f"{peak / 2**20:.1f} ({peak / inputs:.1f})")
+        lines.append(cells)
+    head = ["N", "ours, forward", "ours, with backward", "dense masked, forward",
+            "dense masked, with backward"]  # fmt: skip
+    return [
+        "## Memory",
+        "",
+        "The most that is allocated at once beyond the inputs, in MiB (in brackets: in units of "
+        f"q): bfloat16, V{views} T{times} H1 D128, S = N / {frames}. From torch's profiler, which "
+        "sees every allocation, those inside kernels too. The dense method makes its own mask.",
+        "",
+        *report.table(head, lines),
+    ]
+
+
+def call(method: peers.Method, given: list[Tensor], grad: Tensor) -> object:
+    if not given[0].requires_grad:
+        with torch.no_grad():
+            return method(*given)
+    return torch.autograd.grad(method(*given), given, grad)
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The highest sum of what torch has allocated and not yet freed since `run` began."""
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as watched:
+        kept = run()
+    del kept
+    assert watched.profiler is not None and watched.profiler.kineto_results is not None
+    events = watched.profiler.kineto_results.events()
+    steps = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    now = most = 0
+    for _, step in sorted(steps, key=lambda step: step[0]):
+        now += step
+        most = max(most, now)
+    return most
 
 
 if __name__ == "__main__":
