@@ -172,9 +172,30 @@ def open_video(
     Only the whitelisted containers are tried, so that a playlist or script under a video's name
     cannot make the decoder open other files. Raises CaptureError, also while frames are taken.
     """
+    path = Path(path)
+    with _video_stream(path, max_pixels) as (container, stream):
+        rate = stream.average_rate or stream.guessed_rate or Fraction(24)
+        yield _decoded(container, stream, path), float(rate)
+
+
+def count_frames(path: PathLike) -> int:
+    """How many frames a video holds, counted without decoding them. Raises CaptureError."""
     import av
 
     path = Path(path)
+    with _video_stream(path, MAX_VIDEO_PIXELS) as (container, stream):
+        try:
+            return sum(1 for packet in container.demux(stream) if packet.size)
+        except (av.FFmpegError, ValueError) as problem:
+            raise CaptureError(
+                f"{path}: is damaged ({_line(str(problem))}); encode it again"
+            ) from None
+
+
+@contextmanager
+def _video_stream(path: Path, max_pixels: int) -> Iterator[tuple[Any, Any]]:
+    import av
+
     if not path.is_file():
         raise CaptureError(f"{path}: there is no such file; {_VIDEO_NEED}")
     options = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
@@ -194,8 +215,7 @@ def open_video(
                 "are read, scale it down"
             )
         stream.codec_context.options = {"max_pixels": str(max_pixels)}
-        rate = stream.average_rate or stream.guessed_rate or Fraction(24)
-        yield _decoded(container, stream, path), float(rate)
+        yield container, stream
 
 
 def _decoded(container: Any, stream: Any, path: Path) -> Iterator[NDArray[np.uint8]]:

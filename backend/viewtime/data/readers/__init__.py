@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real and rendered multi-view datasets on disk, read into FrameGrid and Rig. Never downloads."""
+
+from viewtime.data.readers.clips import scenes_in, training_clip
+from viewtime.data.readers.scene import LAYOUTS, detect_layout, read_scene
+
+__all__ = ["LAYOUTS", "detect_layout", "read_scene", "scenes_in", "training_clip"]
