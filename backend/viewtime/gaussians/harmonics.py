@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real spherical harmonics of degree 0 to 3, their slopes, and their turning by a rotation.
-
-The basis is that of 3DGS files (Condon-Shortley phase kept, order -l..l). Never touches colours.
-"""
+"""Real spherical harmonics of degree 0 to 3 with their slopes, compiled: the basis of
+`viewtime_formats.sh`, which also turns them. Never touches colours."""
 
 from __future__ import annotations
 
@@ -11,9 +9,6 @@ import math
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
-
-MAX_DEGREE = 3
-"""The highest degree that is drawn and turned."""
 
 C0 = math.sqrt(1 / (4 * math.pi))
 C1 = math.sqrt(3 / (4 * math.pi))
@@ -81,31 +76,3 @@ def values(directions: ArrayLike, degree: int) -> NDArray[np.float64]:
     out = np.empty((len(d), (degree + 1) ** 2))
     _values(d, out)
     return out
-
-
-def turning(rotation: ArrayLike, degree: int) -> NDArray[np.float64]:
-    """The matrix M (K, K), K = (degree + 1)^2, that turns coefficients with the scene.
-
-    Colour c(d) = values(d) @ sh; turned by R it is c(R^-1 d) = values(d) @ (M @ sh). Degrees do not
-    mix, so M is made of blocks of 1, 3, 5, 7 rows (the real Wigner matrices), which follow from
-    the harmonics' values in a few directions: within a degree they span all their rotations.
-
-    Args:
-        rotation: (3, 3) proper rotation. degree: 0 to 3.
-
-    Raises:
-        ValueError: for a degree outside 0 to 3.
-    """
-    if not 0 <= degree <= MAX_DEGREE:
-        raise ValueError(f"turning: degree {degree}; 0 to {MAX_DEGREE} is needed")
-    count = 32  # on a Fibonacci sphere: well spread, so the least squares are well conditioned
-    height = 1 - (2 * np.arange(count) + 1) / count
-    turn = np.arange(count) * math.pi * (3 - math.sqrt(5))
-    ring = np.sqrt(1 - height**2)
-    d = np.stack([ring * np.cos(turn), ring * np.sin(turn), height], 1)
-    here, there = values(d, degree), values(d @ np.asarray(rotation, np.float64), degree)
-    matrix = np.zeros(((degree + 1) ** 2,) * 2)
-    for band in range(degree + 1):
-        part = slice(band**2, (band + 1) ** 2)
-        matrix[part, part] = np.linalg.lstsq(here[:, part], there[:, part], rcond=None)[0]
-    return matrix

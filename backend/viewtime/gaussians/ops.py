@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from viewtime_formats.gaussians import Gaussians
-
-from .harmonics import MAX_DEGREE, turning
+from viewtime_formats.sh import MAX_DEGREE, rotate_sh
 
 
 def empty(sh_degree: int = 0) -> Gaussians:
@@ -132,7 +131,7 @@ def transform(gaussians: Gaussians, similarity: ArrayLike) -> Gaussians:
                 f"transform: sh of degree {gaussians.sh_degree} cannot be turned; "
                 f"0 to {MAX_DEGREE} is needed"
             )
-        sh = np.einsum("kj,njc->nkc", turning(rotation, gaussians.sh_degree), sh)
+        sh = rotate_sh(sh, rotation)
     turned = quaternion_product(quaternion_from_matrix(rotation), gaussians.rotations)
     return Gaussians(
         (gaussians.means @ (scale * rotation).T + shift).astype(np.float32),
