@@ -153,7 +153,7 @@ def test_what_is_wrong_is_named(tmp_path):
     broken("transforms", "camera_angle_x is 7", edit("transforms.json", "0.39", "7.39"))
     broken("transforms", r"view 0 has 2 frames.*4 times",
            edit("transforms.json", '"view": 0, "time": ', '"view": 0, "time": 1'))  # fmt: skip
-    broken("transforms", "leads out", edit("transforms.json", "./view_000", "../view_000"))
+    broken("transforms", "inside the folder is needed", edit("transforms.json", "./view_000", "../view_000"))
     broken("kubric", "sensor_width", edit("camera_0/metadata.json", "20.0", "0"))
     broken("kubric", "resolution", edit("camera_0/metadata.json", "resolution", "size"))
     broken("colmap", r"OPENCV\) is distorted by",
