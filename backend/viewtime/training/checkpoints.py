@@ -6,6 +6,7 @@ A file written by one process is read by eight, and the other way round; never a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,12 @@ def save_state(
     optimizer: Any,
     *,
     write: bool = True,
+    facts: Mapping[str, str] | None = None,
 ) -> None:
     """Gather what trains, its average and the optimizer's moments; write them in one go.
 
-    All processes must call this; only the one with write=True writes.
+    All processes must call this; only the one with write=True writes. facts: what else the file's
+    metadata is to say.
     """
     from safetensors.torch import save_file
 
@@ -56,7 +59,7 @@ def save_state(
     if write:
         with atomic_path(path) as part:
             whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            save_file(whole, part, {"step": str(step)})
+            save_file(whole, part, {"step": str(step), **(facts or {})})
 
 
 def load_state(path: Path, module: nn.Module, average: Average | None, optimizer: Any) -> int:

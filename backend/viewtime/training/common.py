@@ -50,26 +50,30 @@ def learning_rate(step: int, *, peak: float, warm_up: int, steps: int, end: floa
 
 
 class Average:
-    """Exponential moving average of a module's floating-point parameters."""
+    """Exponential moving average of those of a module's parameters that train."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.state = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.state = {
+            name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad
+        }
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """After step `step`; the average is shorter while there is little to average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in module.named_parameters():
-            self.state[name].lerp_(parameter.detach(), 1 - decay)
+            if name in self.state:
+                self.state[name].lerp_(parameter.detach(), 1 - decay)
 
     @torch.no_grad()
     def swap(self, module: nn.Module) -> None:
         """Exchange the module's weights with the averaged ones; twice is nothing."""
         for name, parameter in module.named_parameters():
-            kept = parameter.detach().clone()
-            parameter.copy_(self.state[name])
-            self.state[name].copy_(kept)
+            if name in self.state:
+                kept = parameter.detach().clone()
+                parameter.copy_(self.state[name])
+                self.state[name].copy_(kept)
 
 
 def save_checkpoint(
@@ -115,7 +119,7 @@ def load_checkpoint(
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
-                if average is not None:
+                if average is not None and name in average.state:
                     average.state[name].copy_(tensors[f"average.{name}"])
                 if f"optimizer.step.{name}" in tensors:
                     optimizer.state[parameter] = {

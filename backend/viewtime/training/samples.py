@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person looks at while a generator trains: a sheet of held-out grids and the loss.
+"""What a person looks at while a model trains: a sheet of held-out grids and the loss.
 
 It only looks; it never trains.
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from viewtime.generator.generation import generate
-from viewtime.generator.load import Generator
 from viewtime.grid import FrameGrid
 from viewtime.media import write_png
 from viewtime.training.examples import HELD_OUT_SEED
 from viewtime.training.mixture import KINDS, Mixture
+
+if TYPE_CHECKING:
+    from viewtime.generator.load import Generator
 
 SHOWN = 4
 """Views and times that a sheet shows of each grid."""
@@ -30,6 +32,8 @@ def write_sample_sheet(
 ) -> None:  # fmt: skip
     """One held-out grid of each kind in the mixture: truth on the left, what is generated from its
     fixed-view video and freeze-time frames (or, for a single view, from nothing) on the right."""
+    from viewtime.generator.generation import generate  # slow to import, and only needed here
+
     generator.model.eval()
     rows = []
     for kind in [k for k in KINDS if mixture.shares.get(k, 0) > 0]:
@@ -65,7 +69,7 @@ def read_losses(log: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps, int), np.array(losses, float)
 
 
-def write_loss_plot(log: Path, path: Path) -> None:
+def write_loss_plot(log: Path, path: Path, label: str = "flow loss") -> None:
     """A plot of the loss over the steps, logarithmic."""
     import matplotlib
 
@@ -75,7 +79,7 @@ def write_loss_plot(log: Path, path: Path) -> None:
     steps, losses = read_losses(log)
     figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
     axes.plot(steps, losses, linewidth=1)
-    axes.set(xlabel="step", ylabel="flow loss", yscale="log")
+    axes.set(xlabel="step", ylabel=label, yscale="log")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
