@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -217,7 +219,7 @@ def command_build(_: argparse.Namespace) -> int:
 
 
 def command_test(arguments: argparse.Namespace) -> int:
-    """Run the suites in order, all of them even when one fails, and say at the end which did.
+    """Run the suites, all of them even when one fails, and say at the end which did.
 
     A newer Blender whose Python this computer lacks is left out, and the summary says so; the
     minimum Blender is never left out.
@@ -249,21 +251,50 @@ def command_test(arguments: argparse.Namespace) -> int:
             [python, "-m", "pytest", "tests/blender", "-o", "norecursedirs=", *extra]
         ]
     environment = {**os.environ, "VIEWTIME_BACKEND_PYTHON": str(backend), "PYTHONUTF8": "1"}
-    outcomes: list[tuple[str, int, float]] = []
-    for suite in suites:
-        for command in commands.get(suite, ()):
-            print(f"\n== {suite}: {' '.join(str(part) for part in command[1:])}", flush=True)
-            started = time.monotonic()
-            code = subprocess.run(
-                [str(part) for part in command], cwd=ROOT, env=environment
-            ).returncode
-            outcomes.append((suite, code, time.monotonic() - started))
+    # The backend's checks and Blender's have nothing in common: two cores do both at once.
+    blenders = {blender.suite for blender in BLENDERS}
+    lanes = [
+        [(s, c) for s in suites for c in commands.get(s, ()) if (s in blenders) == with_blender]
+        for with_blender in (False, True)
+    ]
+    lanes = [lane for lane in lanes if lane]
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        run_lane = partial(run_suites, environment=environment, alone=len(lanes) == 1)
+        outcomes = [outcome for done in pool.map(run_lane, lanes) for outcome in done]
     print()
     for suite, code, seconds in outcomes:
         print(f"{'ok    ' if code == 0 else 'FAILED'} {suite:11} {seconds:6.1f} s")
     for suite, reason in left_out.items():
         print(f"LEFT OUT {suite}: {reason}")
     return 1 if any(code for _, code, _ in outcomes) else 0
+
+
+def run_suites(
+    lane: list[tuple[str, list[str | Path]]], *, environment: dict[str, str], alone: bool
+) -> list[tuple[str, int, float]]:
+    """Run commands one after the other; suite, exit code and seconds of each.
+
+    alone: let them write to the terminal as they go. Otherwise each one's output comes in one
+    piece when it has ended, as another lane is writing too.
+    """
+    outcomes = []
+    for suite, command in lane:
+        title = f"== {suite}: {' '.join(str(part) for part in command[1:])}"
+        print(f"\n{title}" if alone else f"{title} (started)", flush=True)
+        started = time.monotonic()
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=ROOT,
+            env=environment,
+            stdout=None if alone else subprocess.PIPE,
+            stderr=None if alone else subprocess.STDOUT,
+        )
+        seconds = time.monotonic() - started
+        if not alone:
+            text = done.stdout.decode("utf-8", "replace")
+            print(f"\n{title}\n{text}\n-- {suite} took {seconds:.0f} s", flush=True)
+        outcomes.append((suite, done.returncode, seconds))
+    return outcomes
 
 
 def python_script(name: str) -> str:
