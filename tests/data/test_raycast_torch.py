@@ -22,15 +22,14 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"))]  # fmt: skip
 
 
-# The soft shadow's outermost rim differs: raycast skips its rays a little too early there, which
-# costs up to 0.012 in a few pixels. Pixels whose rays pass an edge may fall on its other side.
+# In float32 a ray that passes an edge, of a solid or of a pattern, may fall on its other side.
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    ("dtype", "mean", "depth_tolerance"),
-    [(torch.float64, 2e-5, 1e-6), (torch.float32, 2e-4, 1e-3)],
+    ("dtype", "mean", "most", "depth_tolerance"),
+    [(torch.float64, 1e-6, 1e-6, 1e-6), (torch.float32, 1e-5, 0.25, 1e-3)],
 )
 @pytest.mark.parametrize("seed", [3, 5, 8, 10])
-def test_grids_are_those_of_the_numba_caster(seed, dtype, mean, depth_tolerance, device):
+def test_grids_are_those_of_the_numba_caster(seed, dtype, mean, most, depth_tolerance, device):
     grid, rig = sample_grid(seed, 2, 2, 32, height=24, frame_step=3.0)
     frames, depth, same_rig = sample_grid_on(
         device, seed, 2, 2, 32, height=24, frame_step=3.0, dtype=dtype
@@ -41,10 +40,10 @@ def test_grids_are_those_of_the_numba_caster(seed, dtype, mean, depth_tolerance,
         for a, b in zip(rig.cameras, same_rig.cameras)
     )
     error = np.abs(frames.cpu().numpy() - grid.frames)
-    assert error.mean() < mean and (error > 0.02).mean() < 1e-3
+    assert error.mean() < mean and error.max() < most
     depth = depth.cpu().numpy()
     both = np.isfinite(depth) & np.isfinite(grid.depth)
-    assert (np.isfinite(depth) != np.isfinite(grid.depth)).mean() < 1e-3
+    assert (np.isfinite(depth) != np.isfinite(grid.depth)).mean() <= (dtype == torch.float32) * 1e-3
     np.testing.assert_allclose(depth[both], grid.depth[both], rtol=depth_tolerance)
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from viewtime.data.readers import detect_layout, read_scene
 from viewtime.data.readers.colmap import read_model
+from viewtime.data.readers.poses import estate_cameras
 from viewtime_formats.errors import CaptureError, ViewtimeError
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -153,12 +156,16 @@ def test_what_is_wrong_is_named(tmp_path):
     broken("transforms", "camera_angle_x is 7", edit("transforms.json", "0.39", "7.39"))
     broken("transforms", r"view 0 has 2 frames.*4 times",
            edit("transforms.json", '"view": 0, "time": ', '"view": 0, "time": 1'))  # fmt: skip
-    broken("transforms", "inside the folder is needed", edit("transforms.json", "./view_000", "../view_000"))
+    broken(
+        "transforms",
+        "inside the folder is needed",
+        edit("transforms.json", "./view_000", "../view_000"),
+    )
     broken("kubric", "sensor_width", edit("camera_0/metadata.json", "20.0", "0"))
     broken("kubric", "resolution", edit("camera_0/metadata.json", "resolution", "size"))
     broken("colmap", r"OPENCV\) is distorted by",
            edit("sparse/0/cameras.txt", "SIMPLE_RADIAL 40 30 100.0 20 15 0.0",
-                "OPENCV 40 30 100 100 20 15 0.3 0 0 0"))  # fmt: skip
+                "OPENCV 40 30 100 100 20 15 0.5 0 0 0"))  # fmt: skip
     broken("colmap", "FOV; undistort",
            edit("sparse/0/cameras.txt", "SIMPLE_RADIAL 40 30 100.0 20 15 0.0",
                 "FOV 40 30 100 100 20 15 0.3"))  # fmt: skip
@@ -187,3 +194,33 @@ def test_a_cut_colmap_table_is_refused_wherever_it_ends(tmp_path):
     (tmp_path / "sparse" / "cameras.bin").write_bytes(struct.pack("<QiiQQ", 1, 7, 99, 4, 4))
     with pytest.raises(CaptureError, match="cameras.bin"):
         read_model(tmp_path / "sparse")
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_spoilt_camera_files_are_refused_in_words_or_read(tmp_path, data):
+    """A few bytes changed: a CaptureError that names the file, or cameras; nothing else."""
+    name = data.draw(st.sampled_from(["colmap", "colmap binary", "realestate10k"]))
+    folder = tmp_path / name
+    if not folder.exists():
+        folder.mkdir()
+        written.STILL[name](folder, 2, 1)
+        for path in [*folder.rglob("*.txt"), *folder.rglob("*.bin")]:
+            path.with_suffix(path.suffix + ".good").write_bytes(path.read_bytes())
+    good = data.draw(st.sampled_from(sorted(folder.rglob("*.good"))))
+    spoilt = bytearray(good.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        spoilt[data.draw(st.integers(0, len(spoilt) - 1))] = data.draw(st.integers(0, 255))
+    path = good.with_suffix("")
+    path.write_bytes(spoilt)
+    try:
+        if name == "realestate10k":
+            estate_cameras(path)
+        else:
+            read_model(path.parent)
+    except CaptureError as problem:
+        assert str(folder) in str(problem)
+    finally:
+        path.write_bytes(good.read_bytes())

@@ -180,7 +180,7 @@ def _visibility(x, y, z, sub, light, suns, kinds, half, rot, centres, bounds):
         cx, cy, cz = centres[i, 0] - x, centres[i, 1] - y, centres[i, 2] - z
         along = cx * sx + cy * sy + cz * sz
         if along > -bounds[i]:
-            reach = bounds[i] + soft * max(along, 0.0)
+            reach = bounds[i] + soft * (along + bounds[i])
             if cx * cx + cy * cy + cz * cz - along * along < reach * reach:
                 maybe = True
                 break

@@ -82,6 +82,8 @@ def _straight(where: str, model: str, width: int, height: int, parameters: Any) 
         (cx, cy), rest = parameters[1:3], parameters[3:]
     else:
         raise CaptureError(f"{where} is a {model}; undistort it (colmap image_undistorter)")
+    if not (fx > 0 and fy > 0):
+        raise CaptureError(f"{where} ({model}) has focal lengths {fx:g}, {fy:g}; above 0 is needed")
     k1, k2, p1, p2 = (*rest, 0.0, 0.0, 0.0, 0.0)[:4]
     x, y = max(cx, width - cx) / fx, max(cy, height - cy) / fy
     r2 = x * x + y * y

@@ -75,12 +75,13 @@ def layout_of(folder: Path) -> str | None:
 
 
 def is_estate_file(path: Path) -> bool:
-    """Whether a text file's second line has the 19 numbers of a RealEstate10K camera."""
+    """Whether a text file's second line begins like a RealEstate10K camera: a timestamp and about
+    19 numbers. A line that is not quite one is refused when it is read, not passed over here."""
     if path.suffix != ".txt":
         return False
     with open(path, "rb") as file:
-        lines = file.read(4096).splitlines()
-    return len(lines) > 1 and len(lines[1].split()) == 19
+        words = b"".join(file.read(4096).splitlines(keepends=True)[1:2]).split()
+    return len(words) > 12 and words[0].isdigit()
 
 
 def estate_files(folder: Path) -> list[Path]:
