@@ -277,7 +277,7 @@ def measure(
         predicted = gpu_predictions.predicted(space, what, name)
         ratio = f"{min(flexes) / each:.2f}" if flexes else ""
         rows.append(
-            [name, ratio, f"{rate:.0f}", predicted, f"{each * 1e3:.4g}",
+            [name, ratio, f"{rate:.0f}", predicted, report.milliseconds(each),
              report.spread(taken[name]), str(len(taken[name])), f"{peaks[name] / 2**30:.2f}"]
         )  # fmt: skip
         data[name] = {"tflops": rate, "seconds": taken[name], "peak_bytes": peaks[name],

@@ -54,7 +54,12 @@ def median(seconds: list[float]) -> float:
 
 def spread(seconds: list[float]) -> str:
     """Fastest to slowest, in ms."""
-    return f"{min(seconds) * 1e3:.4g} to {max(seconds) * 1e3:.4g}"
+    return f"{milliseconds(min(seconds))} to {milliseconds(max(seconds))}"
+
+
+def milliseconds(seconds: float) -> str:
+    """Four digits, and whole ones from a second on."""
+    return f"{seconds * 1e3:.0f}" if seconds >= 1 else f"{seconds * 1e3:.4g}"
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
