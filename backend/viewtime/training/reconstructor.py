@@ -31,11 +31,10 @@ from viewtime.training import common
 from viewtime.training.reconstructor_loss import (
     FAR,
     absolute_relative_error,
-    camera_loss,
-    depth_loss,
-    surface_loss,
+    geometry_loss,
 )
 from viewtime_formats.errors import ViewtimeError
+from viewtime_formats.rig import Rig
 
 HELD_OUT = 10_000_000
 """Scene seeds from here on are never trained on."""
@@ -102,41 +101,58 @@ def make_batch(
     height: int | None = None,
     frame_step: float = 1.0,
     still: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Batch:
     """Scenes by seed, normalised: by the rig's unit when its rays are given, else by the mean
-    distance of what is seen from view 0 (distances count up to three times their median)."""
+    distance of what is seen from view 0 (distances count up to three times their median). They
+    are cast on `device`, and lie there."""
     rows: list[tuple[np.ndarray, ...]] = []
     for seed in seeds:
-        grid, rig = sample_grid(
-            seed, views, times, size, height=height, still=still, frame_step=frame_step
+        frames, true_depth, rig = _cast(
+            device, seed, views, times, size, height=height, still=still, frame_step=frame_step
         )
-        assert grid.depth is not None
         found = rig_rays(rig, size, size if height is None else height) if with_rays else None
         if found is not None:
             unit, rays = found.unit, found.rays
         else:
-            depth = grid.depth[0][np.isfinite(grid.depth[0])]
-            depth = depth if depth.size else grid.depth[np.isfinite(grid.depth)]
+            depth = true_depth[0][np.isfinite(true_depth[0])]
+            depth = depth if depth.size else true_depth[np.isfinite(true_depth)]
             unit = 1.0
             if depth.size:
                 unit = float(np.minimum(depth, 3.0 * np.median(depth)).mean())
             rays = np.zeros((0,), np.float32)
         rows.append(
             (
-                grid.frames.transpose(1, 0, 2, 3, 4),
-                grid.depth.transpose(1, 0, 2, 3) / unit,
+                frames.transpose(1, 0, 2, 3, 4),
+                true_depth.transpose(1, 0, 2, 3) / unit,
                 rays,
                 encode_rig(rig, unit),
             )
         )
-    frames, depths, rays_list, cameras = zip(*rows)
+    all_frames, depths, rays_list, cameras = zip(*rows)
     has_rays = all(r.size for r in rays_list)
-    stack = [torch.from_numpy(np.stack(x)) for x in (frames, depths, cameras)]
-    rays_tensor = torch.from_numpy(np.stack(rays_list)) if has_rays else None
+    stack = [torch.from_numpy(np.stack(x)).to(device) for x in (all_frames, depths, cameras)]
+    rays_tensor = torch.from_numpy(np.stack(rays_list)).to(device) if has_rays else None
     return Batch(stack[0], stack[1], rays_tensor, stack[2])
 
 
-def training_batch(config: TrainConfig, step: int, progress: float) -> Batch:
+def _cast(
+    device: torch.device | str, seed: int, views: int, times: int, size: int, **how: Any
+) -> tuple[np.ndarray, np.ndarray, Rig]:
+    """Frames (V,T,3,H,W), depth (V,T,H,W) and rig of a scene; on CUDA the GPU does the work."""
+    if torch.device(device).type == "cuda":
+        from viewtime.data.raycast_torch import sample_grid_on
+
+        frames, depth, rig = sample_grid_on(device, seed, views, times, size, **how)
+        return frames.cpu().numpy(), depth.cpu().numpy(), rig
+    grid, rig = sample_grid(seed, views, times, size, **how)
+    assert grid.depth is not None
+    return grid.frames, grid.depth, rig
+
+
+def training_batch(
+    config: TrainConfig, step: int, progress: float, device: torch.device | str = "cpu"
+) -> Batch:
     """The batch of a step: shapes vary, small frames first, some pictures blurred or noisy."""
     rng = np.random.default_rng([config.seed, step, 5])
     largest = max(config.sizes)
@@ -162,6 +178,7 @@ def training_batch(config: TrainConfig, step: int, progress: float) -> Batch:
         with_rays=with_rays,
         height=height,
         frame_step=float(rng.uniform(0.5, 4.0)),
+        device=device,
     )
     frames = batch.frames
     if rng.random() < 0.3:  # generated frames are softer than rendered ones
@@ -171,24 +188,16 @@ def training_batch(config: TrainConfig, step: int, progress: float) -> Batch:
         frames = blurred.view(frames.shape)
     if rng.random() < 0.4:
         noise = torch.from_numpy(rng.normal(size=frames.shape).astype(np.float32))
-        frames = frames + float(rng.uniform(0.0, 0.04)) * noise
-    gain = torch.from_numpy(rng.uniform(0.8, 1.2, 3).astype(np.float32)).view(3, 1, 1)
+        frames = frames + float(rng.uniform(0.0, 0.04)) * noise.to(frames)
+    gain = torch.from_numpy(rng.uniform(0.8, 1.2, 3).astype(np.float32)).view(3, 1, 1).to(frames)
     return dataclasses.replace(batch, frames=(frames * gain).clamp(0.0, 1.0))
 
 
 def loss_of(model: Reconstructor, batch: Batch, bf16: bool) -> tuple[Tensor, dict[str, float]]:
     """The training loss and its parts. Cameras count only where they were not given."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast(batch.frames.device.type, torch.bfloat16, enabled=bf16):
         prediction = model(batch.frames, batch.rays)
-    depth = depth_loss(prediction, batch.depth)
-    surface = surface_loss(prediction, batch.depth)
-    loss = depth + 0.3 * surface
-    parts = {"depth": float(depth.detach()), "sky": float(surface.detach())}
-    if batch.rays is None:
-        camera = camera_loss(prediction, batch.cameras)
-        loss = loss + camera
-        parts["camera"] = float(camera.detach())
-    return loss, parts
+    return geometry_loss(prediction, batch.depth, batch.cameras if batch.rays is None else None)
 
 
 def evaluate(model: Reconstructor, scenes: int, size: int) -> dict[str, float]:
@@ -316,8 +325,13 @@ def report(config: TrainConfig, out: Path, model: Reconstructor, step: int, spen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: an optional config file. Returns the exit status."""
+    """Command line: an optional config file; one that names stages is trained by
+    `reconstructor_stages`. Returns the exit status."""
     values = list(sys.argv[1:] if arguments is None else arguments)
+    if values and "stages" in common.read_settings(Path(values[0])):
+        from viewtime.training import reconstructor_stages
+
+        return reconstructor_stages.main(values)
     config = read_config(Path(values[0]) if values else None)
     print(f"weights in {train(config)}", flush=True)
     return 0

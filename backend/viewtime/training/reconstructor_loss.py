@@ -56,6 +56,21 @@ def camera_loss(prediction: Prediction, target: Tensor, *, gamma: float = 0.6) -
     return loss
 
 
+def geometry_loss(
+    prediction: Prediction, depth: Tensor, cameras: Tensor | None
+) -> tuple[Tensor, dict[str, float]]:
+    """Depth, sky and (unless None: they were given) cameras (B,V,9) together, and the parts."""
+    by_depth = depth_loss(prediction, depth)
+    by_surface = surface_loss(prediction, depth)
+    loss = by_depth + 0.3 * by_surface
+    parts = {"depth": float(by_depth.detach()), "sky": float(by_surface.detach())}
+    if cameras is not None:
+        by_camera = camera_loss(prediction, cameras)
+        loss = loss + by_camera
+        parts["camera"] = float(by_camera.detach())
+    return loss, parts
+
+
 def absolute_relative_error(depth: Tensor, target: Tensor) -> float:
     """Mean of |s z - z*| / z* over pixels that see something nearer than FAR units.
 
