@@ -62,7 +62,7 @@ def render_grid(
 ) -> tuple[Tensor, Tensor]:
     """A scene seen by every camera of a rig (one picture size) at moments in frames.
 
-    rays_at_once bounds memory (a ray takes about 500 bytes in float32); five are cast per pixel.
+    rays_at_once bounds memory (a ray takes up to 1 KB in float32); five are cast per pixel.
     Returns frames (V,T,3,H,W) and depth (V,T,H,W) as `sample_grid_on` says.
     """
     cameras = rig.cameras
@@ -320,17 +320,16 @@ def _normal(kind: int, half: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def _visibility(kinds: list[int], world: dict[str, Tensor], point: Tensor) -> Tensor:
     """Share of the sun (C,R) seen from points (C,R,3), a pixel's four subsamples in a row."""
     cells, rays = point.shape[:2]
-    suns = world["suns"]  # (C,4 subsamples,4 or 1,3)
-    seen = torch.zeros_like(point[..., 0])
-    for n in range(suns.shape[2]):
-        toward = suns[:, :, n].repeat(1, rays // 4, 1)  # (C,R,3)
-        free = torch.ones(cells, rays, dtype=torch.bool, device=point.device)
-        for i, kind in enumerate(kinds):
-            turn = world["rotations"][:, i]
-            origin = (point - world["centres"][:, i, None]) @ turn
-            free &= _intersect(kind, world["half"][:, i], origin, toward @ turn) == _INF
-        seen += free
-    return seen / suns.shape[2]
+    suns = world["suns"]  # (C,4 subsamples,S samples,3)
+    samples = suns.shape[2]
+    toward = suns.transpose(1, 2)  # (C,S,4,3)
+    toward = toward.repeat(1, 1, rays // 4, 1).view(cells, samples * rays, 3)
+    free = torch.ones(cells, samples * rays, dtype=torch.bool, device=point.device)
+    for i, kind in enumerate(kinds):
+        turn = world["rotations"][:, i]
+        origin = ((point - world["centres"][:, i, None]) @ turn).repeat(1, samples, 1)
+        free &= _intersect(kind, world["half"][:, i], origin, toward @ turn) == _INF
+    return free.view(cells, samples, rays).to(point.dtype).mean(1)
 
 
 # ---- textures ------------------------------------------------------------------------------------

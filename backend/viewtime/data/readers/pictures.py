@@ -62,18 +62,19 @@ class View:
         """
         if not self.cameras:
             return None
+        where = f"{self.video or self.pictures[0].parent}: view {self.name}"
         cameras = [self.cameras[t if len(self.cameras) > 1 else 0] for t in times]
         first = cameras[0]
         for t, other in zip(times, cameras):
             if np.abs(first.camera_from_world - other.camera_from_world).max() > 1e-3:
                 raise CaptureError(
-                    f"view {self.name}: its camera has moved between frame {times[0]} and {t}; "
+                    f"{where}: its camera has moved between frame {times[0]} and {t}; "
                     "a rig stands still, read such a scene at one time"
                 )
         fraction = first.width == first.height == 1
         if not fraction and abs(first.width * height / (first.height * width) - 1) > 0.02:
             raise CaptureError(
-                f"view {self.name}: its pictures have {width} x {height} pixels, its camera is "
+                f"{where}: its pictures have {width} x {height} pixels, its camera is "
                 f"for {first.width} x {first.height}; they must have the same shape"
             )
         return first.resized(width, height)
