@@ -11,7 +11,8 @@ from viewtime.grid import FrameGrid
 from viewtime.progress import Cancelled
 from viewtime.reconstructor.complete import complete_depth, fit_disparity
 from viewtime.reconstructor.config import ReconstructorConfig
-from viewtime.reconstructor.lift import model_size, predict, reconstruct
+from viewtime.reconstructor.lift import reconstruct
+from viewtime.reconstructor.lift_predict import model_size, predict
 from viewtime.reconstructor.model import Reconstructor
 from viewtime_formats.rig import Camera, Rig
 
@@ -152,7 +153,7 @@ def test_parallel_cameras_get_their_scale_from_the_distance_between_them(scene, 
         )
         for n in range(3)
     )
-    near = predict(model, grid.frames, Rig(row))
+    near = predict(model, grid.frames, Rig(row), refine=False)
     wide = predict(
         model,
         grid.frames,
@@ -162,6 +163,7 @@ def test_parallel_cameras_get_their_scale_from_the_distance_between_them(scene, 
                 for c in row
             )
         ),
+        refine=False,
     )
     assert near.scale == wide.scale == "cameras"
     np.testing.assert_allclose(wide.depth, 2.0 * near.depth, rtol=1e-4)

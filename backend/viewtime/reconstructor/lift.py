@@ -7,7 +7,7 @@ One path with captured geometry from there on (fuse_views). It never overrides k
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,40 +20,28 @@ from viewtime.grid import FrameGrid
 from viewtime.progress import Cancelled
 from viewtime.reconstructor.captured import fuse_views
 from viewtime.reconstructor.complete import complete_depth, fit_disparity
+from viewtime.reconstructor.lift_predict import (
+    Predicted,
+    enlarged,
+    model_size,
+    predict,
+    windows,
+)
+from viewtime.reconstructor.lift_splats import at_model_size, captured_unit, learned_gaussians
 from viewtime.reconstructor.model import Reconstructor
-from viewtime.reconstructor.pose import RigRays, decode_rig, default_camera, rig_rays
 from viewtime.reconstructor.sweep import sweep_depth
 from viewtime_formats.gaussians import Gaussians
-from viewtime_formats.rig import Camera, Rig
+from viewtime_formats.rig import Rig
 
 Float32 = NDArray[np.float32]
 
 SWEEP_SIZE = 128
 """Longer side, in pixels, at which views are made to agree."""
-WINDOW = 8
-"""Timesteps that attend to each other at once; longer grids go window by window."""
 PREDICTED_NOISE, AGREED_NOISE, FILLED_NOISE = 0.03, 0.01, 0.005
 """Relative depth error told to the fusion: predicted depth as it is, after the sweep that makes
 views agree, and where large holes are filled."""
 SMALL_SHARE = 0.15
 """Up to this share of predicted pixels the depth counts as exact, so that colours are refitted."""
-Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
-"""OpenCV axes from a world whose Z is up and whose +Y is view 0's line of sight."""
-
-
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """What the model says of a grid, at the frames' size.
-
-    depth (V,T,H,W) in scene units, surface (V,T,H,W) bool: not sky. rig: given or predicted.
-    scale: where the unit of depth comes from: "rays" (the model was given the rig), "cameras"
-    (predicted camera distances against the rig's), "guessed", or "free" without a rig.
-    """
-
-    depth: Float32
-    surface: NDArray[np.bool_]
-    rig: Rig
-    scale: str
 
 
 class Reconstruction(Iterator[Gaussians]):
@@ -68,87 +56,6 @@ class Reconstruction(Iterator[Gaussians]):
 
     def __next__(self) -> Gaussians:
         return next(self._steps)
-
-
-def model_size(width: int, height: int, longest: int, patch: int) -> tuple[int, int]:
-    """(width, height) that the model sees of frames: longer side `longest`, multiples of patch."""
-    scale = longest / max(width, height)
-    return (
-        max(patch, patch * round(width * scale / patch)),
-        max(patch, patch * round(height * scale / patch)),
-    )
-
-
-def predict(
-    model: Reconstructor,
-    frames: Float32,
-    rig: Rig | None,
-    *,
-    should_cancel: Callable[[], bool] | None = None,
-) -> Predicted:
-    """Depth of every cell and, without a rig, the cameras.
-
-    frames (V,T,3,H,W). With a rig whose cameras look at something, the model is given their rays
-    and answers in scene units. Raises Cancelled.
-    """
-    views, times, _, height, width = frames.shape
-    device = next(model.parameters()).device
-    small_w, small_h = model_size(width, height, model.config.size, model.config.patch)
-    small = F.interpolate(
-        torch.from_numpy(np.ascontiguousarray(frames)).flatten(0, 1),
-        size=(small_h, small_w),
-        mode="bilinear",
-        antialias=True,
-        align_corners=False,
-    ).clamp(0.0, 1.0)
-    small = small.view(views, times, 3, small_h, small_w).transpose(0, 1)  # (T,V,3,h,w)
-    found: RigRays | None = None
-    if rig is not None and model.config.rays:
-        found = rig_rays(rig, small_w, small_h)
-    rays = None if found is None else torch.from_numpy(found.rays)[None].to(device)
-    depths, surfaces, pose = [], [], None
-    with torch.no_grad():
-        for first in range(0, times, WINDOW):
-            if should_cancel is not None and should_cancel():
-                raise Cancelled("the run was cancelled")
-            window = small[first : first + WINDOW]
-            answer = model(window[None].to(device), rays)
-            if pose is None:
-                pose = answer.poses[-1][0, 0].float().cpu().numpy()  # (V, 9)
-            depths.append(answer.depth[0].float().cpu())
-            surfaces.append(
-                torch.ones_like(depths[-1])
-                if answer.surface is None
-                else answer.surface[0].float().cpu()
-            )
-    assert pose is not None
-    unit, scale = (found.unit, "rays") if found is not None else _unit(rig, pose)
-    small_depth = torch.cat(depths).transpose(0, 1) * unit  # (V,T,h,w)
-    logits = torch.cat(surfaces).transpose(0, 1)
-    surface = F.interpolate(logits, size=(height, width), mode="bilinear").numpy() > 0.0
-    if rig is not None:
-        used = rig.resized(width, height)
-    elif views == 1:
-        used = _upright(Rig((default_camera(width, height),), world="view0"))
-    else:
-        used = _upright(decode_rig(pose, width, height))
-    return Predicted(_enlarged(small_depth, width, height), surface, used, scale)
-
-
-def _unit(rig: Rig | None, pose: Float32) -> tuple[float, str]:
-    """Scene units per unit of the model where it was not given the rig, and how that is known."""
-    if rig is None:
-        return 1.0, "free"
-    centers = np.stack([camera.center for camera in rig.cameras])
-    spread = float(np.linalg.norm(centers - centers.mean(0), axis=1).mean())
-    if spread > 0.0:
-        predicted = np.stack([c.center for c in decode_rig(pose, 8, 8).cameras])
-        answer = float(np.linalg.norm(predicted - predicted.mean(0), axis=1).mean())
-        if answer > 1e-3:
-            return spread / answer, "cameras"
-    # Scenes are mostly built around the world's origin.
-    away = float(np.linalg.norm(centers[0]))
-    return (away if away > 0.0 else 1.0), "guessed"
 
 
 def agreed(predicted: Predicted, frames: Float32, t: int) -> Float32:
@@ -171,30 +78,8 @@ def agreed(predicted: Predicted, frames: Float32, t: int) -> Float32:
         guess.numpy(),
         F.interpolate(surface, size=(small_h, small_w), mode="area")[:, 0].numpy() > 0.5,
     )
-    full = _enlarged(torch.from_numpy(refined)[:, None], width, height)[:, 0]
+    full = enlarged(torch.from_numpy(refined)[:, None], width, height)[:, 0]
     return np.where(predicted.surface[:, t], full, np.float32(np.inf))
-
-
-def _enlarged(depth: torch.Tensor, width: int, height: int) -> Float32:
-    """(V,T,h,w) to (V,T,height,width): linear in 1/z, but nearest where a depth edge runs."""
-    inverse = 1.0 / depth
-    smooth = F.interpolate(inverse, size=(height, width), mode="bilinear", align_corners=False)
-    nearest = F.interpolate(inverse, size=(height, width), mode="nearest-exact")
-    high = F.max_pool2d(inverse, 3, 1, 1)
-    low = -F.max_pool2d(-inverse, 3, 1, 1)
-    edge = F.interpolate(((high - low) > 0.1 * high).float(), size=(height, width), mode="nearest")
-    return (1.0 / torch.where(edge > 0, nearest, smooth)).numpy().astype(np.float32)
-
-
-def _upright(rig: Rig) -> Rig:
-    """A rig in view 0's OpenCV frame, seen from a Z-up world that shares its origin."""
-    turn = np.eye(4)
-    turn[:3, :3] = Z_UP
-    cameras = tuple(
-        Camera(c.name, c.width, c.height, c.intrinsics, c.camera_from_world @ turn)
-        for c in rig.cameras
-    )
-    return Rig(cameras, world="view0")
 
 
 def completed(
@@ -224,23 +109,32 @@ def reconstruct(
     rig: Rig | None,
     *,
     prior_depth: NDArray[np.floating] | None = None,
+    refine: bool = True,
+    memory_budget_gb: float | None = None,
     on_step: Callable[[int, int], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> Reconstruction:
     """Gaussians for every timestep of a full grid of frames.
 
+    A reconstructor with a Gaussian head makes them, from captured geometry or from its own; one
+    without leaves them to the analytic fusion.
+
     Args:
         grid: frames (V,T,3,H,W), all of them meant to be seen; grid.depth where it is known.
         rig: V cameras, or None: they are predicted, or a 45 degree pinhole for a single view.
         prior_depth: (V,T,H,W) planar z where grid.depth says nothing; nan in holes, inf sky.
+        refine: with a rig and no known depth, find the factor per view that makes views agree.
+        memory_budget_gb: the model computes in chunks that keep its estimated peak within it.
         on_step: called with (timesteps done, timesteps).
 
     Returns:
-        A Reconstruction: an iterator of T Gaussians, with the rig used and a provenance. Depth is
-        predicted at once, and only where something is unknown; each timestep is fused when asked.
+        A Reconstruction: an iterator of T Gaussians, with the rig used and a provenance. Without a
+        Gaussian head depth is predicted at once, and only where something is unknown; with one it
+        is window by window. Each timestep is made when asked for.
 
     Raises:
-        ValueError: when the rig or prior_depth does not fit the grid. Cancelled.
+        ValueError: when the rig or prior_depth does not fit the grid, or the budget is too small.
+        Cancelled.
     """
     views, times, _, height, width = grid.frames.shape
     if rig is not None and len(rig.cameras) != views:
@@ -255,34 +149,26 @@ def reconstruct(
         known = prior if known is None else np.where(np.isnan(known), prior, known)
     if known is not None and np.isnan(known).all():
         known = None
+    options: dict[str, Any] = {
+        "refine": refine and known is None,
+        "memory_budget_gb": memory_budget_gb,
+        "should_cancel": should_cancel,
+    }
+    if reconstructor is not None and reconstructor.config.gaussian_head != "none":
+        return _learned(reconstructor, grid.frames, rig, known, on_step, options)
     predicted: Predicted | None = None
     if known is not None and rig is not None and not np.isnan(known).any():
         depth, share, used = known, 0.0, rig.resized(width, height)
     else:
-        predicted = predict(reconstructor, grid.frames, rig, should_cancel=should_cancel)
+        predicted = predict(reconstructor, grid.frames, rig, **options)
         depth, share = completed(known, predicted)
         used = predicted.rig
     sweep = None
-    if known is None and predicted is not None and predicted.scale in ("rays", "cameras"):
+    if known is None and predicted is not None and predicted.scale not in ("free", "guessed"):
         sweep = predicted
     noise = 0.0 if share <= SMALL_SHARE else FILLED_NOISE
     if known is None:
         noise = PREDICTED_NOISE if sweep is None else AGREED_NOISE
-    provenance = {
-        "cameras": "given" if rig is not None else "predicted" if views > 1 else "default pinhole",
-        "depth": (
-            "captured"
-            if share == 0
-            else "completed"
-            if known is not None
-            else "predicted"
-            if sweep is None
-            else "predicted, views agreed"
-        ),
-        "scale": predicted.scale if known is None and predicted is not None else "captured",
-        "predicted_share": round(share, 4),
-        "world": used.world,
-    }
 
     def steps() -> Iterator[Gaussians]:
         for t in range(times):
@@ -295,4 +181,86 @@ def reconstruct(
                 on_step(t + 1, times)
             yield gaussians
 
-    return Reconstruction(steps(), used, provenance)
+    provenance = _provenance(rig, used, known, predicted, share, agreed_views=sweep is not None)
+    return Reconstruction(steps(), used, {**provenance, "gaussians": "analytic"})
+
+
+def _learned(
+    model: Reconstructor,
+    frames: Float32,
+    rig: Rig | None,
+    known: Float32 | None,
+    on_step: Callable[[int, int], None] | None,
+    options: dict[str, Any],
+) -> Reconstruction:
+    """`reconstruct` with the model's Gaussian head."""
+    seen = windows(model, frames, rig, **options)
+    first = next(seen)
+    height, width = first.predicted.depth.shape[2:]
+    small = None if known is None else at_model_size(known, width, height)
+    unit, scale = first.predicted.unit, first.predicted.scale
+    if small is not None and scale != "rays":
+        measured = captured_unit(small[:, : first.predicted.depth.shape[1]], first)
+        unit = unit if measured is None else measured
+
+    def steps() -> Iterator[Gaussians]:
+        for window in chain([first], seen):
+            count = window.predicted.depth.shape[1]
+            now = None if small is None else small[:, window.first : window.first + count]
+            depth, _ = completed(now, window.predicted)
+            certain = np.zeros(depth.shape, bool) if now is None else ~np.isnan(now)
+            made = learned_gaussians(model, window, depth, certain, unit=unit)
+            for t, gaussians in enumerate(made, window.first + 1):
+                if on_step is not None:
+                    on_step(t, frames.shape[1])
+                yield gaussians
+
+    share = 1.0 if small is None else float(np.isnan(small).mean())
+    provenance = _provenance(rig, first.predicted.rig, known, first.predicted, share)
+    return Reconstruction(
+        _cancellable(steps(), options["should_cancel"]),
+        first.predicted.rig,
+        {**provenance, "gaussians": f"learned ({model.config.gaussian_head})"},
+    )
+
+
+def _cancellable(
+    steps: Iterator[Gaussians], should_cancel: Callable[[], bool] | None
+) -> Iterator[Gaussians]:
+    while True:
+        if should_cancel is not None and should_cancel():
+            raise Cancelled("the run was cancelled")
+        try:
+            step = next(steps)
+        except StopIteration:
+            return
+        yield step
+
+
+def _provenance(
+    rig: Rig | None,
+    used: Rig,
+    known: Float32 | None,
+    predicted: Predicted | None,
+    share: float,
+    *,
+    agreed_views: bool = False,
+) -> dict[str, Any]:
+    """Where cameras, depth and scale come from, and how well predicted ones fit a given rig."""
+    depth = "predicted, views agreed" if agreed_views else "predicted"
+    if known is not None:
+        depth = "captured" if share == 0 else "completed"
+    record = {
+        "cameras": (
+            "given"
+            if rig is not None
+            else "predicted"
+            if len(used.cameras) > 1
+            else "default pinhole"
+        ),
+        "depth": depth,
+        "scale": predicted.scale if known is None and predicted is not None else "captured",
+        "predicted_share": round(share, 4),
+        "world": used.world,
+    }
+    return record if predicted is None else {**record, **predicted.record}

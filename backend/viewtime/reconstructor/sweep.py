@@ -124,7 +124,7 @@ def _smoothed(costs, out):
                         out[row, column, k] += share * costs[y, x, k]
 
 
-def _nearest_views(cameras: Sequence[Camera], v: int) -> list[int]:
+def nearest_views(cameras: Sequence[Camera], v: int) -> list[int]:
     """The views that look most nearly as view v does, but from another place."""
     axis = cameras[v].rotation[2]
     order = sorted(
@@ -155,7 +155,7 @@ def sweep_depth(
     views, height, width, _ = images.shape
     refined = np.asarray(predicted, np.float32).copy()
     for v in range(views):
-        others = _nearest_views(cameras, v)
+        others = nearest_views(cameras, v)
         if not others or not surface[v].any():
             continue
         seen = 1.0 / predicted[v][surface[v]].astype(np.float64)

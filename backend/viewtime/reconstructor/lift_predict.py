@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the model says of a grid of frames, window by window, in a rig's own scale.
+
+Cameras, scale and the factors per view are settled on the first window and stay. It makes no
+Gaussians and never changes a given rig.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from viewtime.progress import Cancelled
+from viewtime.reconstructor.align import AlignmentError, align_cameras
+from viewtime.reconstructor.align_depth import refine_view_scales
+from viewtime.reconstructor.model import ANYSPLAT_TANGENT, Prediction, Reconstructor
+from viewtime.reconstructor.pose import RigRays, decode_rig, default_camera, rig_rays
+from viewtime_formats.rig import Camera, Rig
+
+Float32 = NDArray[np.float32]
+
+WINDOW = 8
+"""Timesteps that attend to each other at once; longer grids go window by window."""
+REFINE_SIZE, REFINE_TIMES = 96, 2
+"""Longer side in pixels, and timesteps, at which the factors per view are found."""
+Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+"""OpenCV axes from a world whose Z is up and whose +Y is view 0's line of sight."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What the model says of a grid or of a window of its times, at one size.
+
+    depth (V,T,H,W) in scene units, surface (V,T,H,W) bool: not sky. rig: given or predicted, at
+    the frames' size. unit: scene units per unit of the model. scale: where it comes from: "rays"
+    (the model was given the rig), "cameras" (predicted cameras laid over the rig), "distances"
+    (those cameras do not fit, but have distances), "guessed", or "free" without a rig. record:
+    residuals of the alignment and factors per view, for the provenance.
+    """
+
+    depth: Float32
+    surface: NDArray[np.bool_]
+    rig: Rig
+    scale: str
+    unit: float = 1.0
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Timesteps first, first + 1, ... as the model saw them: its answer, frames (1,T,V,3,h,w) on
+    its device, and what that means at that size."""
+
+    first: int
+    frames: Tensor
+    answer: Prediction
+    predicted: Predicted
+
+
+@dataclass(frozen=True, eq=False)
+class _Settled:
+    """What the first window decides. factors (V,): scene units per unit of each view's depth."""
+
+    rig: Rig
+    unit: float
+    scale: str
+    factors: NDArray[np.float64]
+    record: dict[str, Any]
+
+
+def model_size(width: int, height: int, longest: int, patch: int) -> tuple[int, int]:
+    """(width, height) that the model sees of frames: longer side `longest`, multiples of patch."""
+    scale = longest / max(width, height)
+    return (
+        max(patch, patch * round(width * scale / patch)),
+        max(patch, patch * round(height * scale / patch)),
+    )
+
+
+def windows(
+    model: Reconstructor,
+    frames: Float32,
+    rig: Rig | None,
+    *,
+    refine: bool = True,
+    memory_budget_gb: float | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Iterator[Window]:
+    """The model's answers for frames (V,T,3,H,W), WINDOW timesteps at a time, when asked for.
+
+    With a rig whose cameras look at something a model that takes rays is given them. refine:
+    look for the factor per view with which the views agree (see `align_depth`). On a GPU the
+    trunk computes in bfloat16. memory_budget_gb bounds the estimated peak of each window. Raises
+    Cancelled, and ValueError for a budget that cannot be kept.
+    """
+    views, times, _, height, width = frames.shape
+    device = next(model.parameters()).device
+    small_w, small_h = model_size(width, height, model.config.size, model.config.patch)
+    found: RigRays | None = None
+    if rig is not None and model.config.rays:
+        found = rig_rays(rig, small_w, small_h)
+    rays = None if found is None else torch.from_numpy(found.rays)[None].to(device)
+    settled: _Settled | None = None
+    for first in range(0, times, WINDOW):
+        if should_cancel is not None and should_cancel():
+            raise Cancelled("the run was cancelled")
+        now = np.ascontiguousarray(frames[:, first : first + WINDOW])
+        small = F.interpolate(
+            torch.from_numpy(now).flatten(0, 1),
+            size=(small_h, small_w),
+            mode="bilinear",
+            antialias=True,
+            align_corners=False,
+        ).clamp(0.0, 1.0)
+        small = small.view(views, -1, 3, small_h, small_w).transpose(0, 1)[None]  # (1,T,V,3,h,w)
+        with torch.no_grad():
+            given = small.to(device)
+            answer = model(
+                given,
+                rays,
+                trunk_dtype=torch.bfloat16 if device.type == "cuda" else None,
+                memory_budget_gb=memory_budget_gb,
+            )
+        depth = answer.depth[0].float().cpu().numpy().transpose(1, 0, 2, 3)  # (V,T,h,w)
+        logits = None if answer.surface is None else answer.surface[0].float().cpu().numpy()
+        surface = (
+            np.ones(depth.shape, bool) if logits is None else logits.transpose(1, 0, 2, 3) > 0.0
+        )
+        if settled is None:
+            pose = answer.poses[-1][0, 0].float().cpu().numpy()  # (V, 9)
+            settled = _settle(model, pose, rig, found, (width, height))
+            if refine and rig is not None:
+                settled = _refined(settled, depth, surface, small[0])
+        scaled = depth * settled.factors.astype(np.float32)[:, None, None, None]
+        predicted = Predicted(
+            scaled, surface, settled.rig, settled.scale, settled.unit, settled.record
+        )
+        yield Window(first, given, answer, predicted)
+
+
+def predict(
+    model: Reconstructor,
+    frames: Float32,
+    rig: Rig | None,
+    *,
+    refine: bool = True,
+    memory_budget_gb: float | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> Predicted:
+    """Depth of every cell at the frames' size and, without a rig, the cameras.
+
+    frames (V,T,3,H,W); the rest as `windows`.
+    """
+    height, width = frames.shape[3:]
+    depths, logits, last = [], [], None
+    for window in windows(
+        model,
+        frames,
+        rig,
+        refine=refine,
+        memory_budget_gb=memory_budget_gb,
+        should_cancel=should_cancel,
+    ):
+        last = window.predicted
+        depths.append(torch.from_numpy(last.depth))
+        found = window.answer.surface
+        logits.append(
+            torch.ones_like(depths[-1]) if found is None else found[0].float().cpu().transpose(0, 1)
+        )
+    assert last is not None
+    every = torch.cat(logits, 1)
+    surface = F.interpolate(every, size=(height, width), mode="bilinear").numpy() > 0.0
+    return replace(last, depth=enlarged(torch.cat(depths, 1), width, height), surface=surface)
+
+
+def enlarged(depth: Tensor, width: int, height: int) -> Float32:
+    """(V,T,h,w) to (V,T,height,width): linear in 1/z, but nearest where a depth edge runs."""
+    inverse = 1.0 / depth
+    smooth = F.interpolate(inverse, size=(height, width), mode="bilinear", align_corners=False)
+    nearest = F.interpolate(inverse, size=(height, width), mode="nearest-exact")
+    high = F.max_pool2d(inverse, 3, 1, 1)
+    low = -F.max_pool2d(-inverse, 3, 1, 1)
+    edge = F.interpolate(((high - low) > 0.1 * high).float(), size=(height, width), mode="nearest")
+    return (1.0 / torch.where(edge > 0, nearest, smooth)).numpy().astype(np.float32)
+
+
+def _settle(
+    model: Reconstructor,
+    pose: Float32,
+    rig: Rig | None,
+    found: RigRays | None,
+    size: tuple[int, int],
+) -> _Settled:
+    """Cameras and scale from view encodings (V,9) and the rig, if there is one."""
+    views = len(pose)
+    if rig is None:
+        used = Rig((default_camera(*size),)) if views == 1 else _decoded(model, pose, size)
+        return _Settled(_upright(used), 1.0, "free", np.ones(views), {})
+    used = rig.resized(*size)
+    record: dict[str, Any] = {}
+    if found is not None:
+        unit, scale = found.unit, "rays"
+    else:
+        predicted = _decoded(model, pose, size)
+        try:
+            alignment = align_cameras(predicted, rig)
+            unit, scale, record = alignment.scale, "cameras", {"alignment": alignment.record()}
+        except AlignmentError as error:
+            unit, scale = _guess(predicted, rig)
+            record = {"alignment": {"refused": str(error)}}
+    return _Settled(used, unit, scale, np.full(views, unit), record)
+
+
+def _guess(predicted: Rig, rig: Rig) -> tuple[float, str]:
+    """Scene units per unit of the model where no alignment says so, and where it comes from."""
+    centers = np.stack([camera.center for camera in rig.cameras])
+    spread = float(np.linalg.norm(centers - centers.mean(0), axis=1).mean())
+    if spread > 0.0:
+        answers = np.stack([c.center for c in predicted.cameras])
+        answer = float(np.linalg.norm(answers - answers.mean(0), axis=1).mean())
+        if answer > 1e-3:
+            return spread / answer, "distances"
+    # Scenes are mostly built around the world's origin.
+    away = float(np.linalg.norm(centers[0]))
+    return (away if away > 0.0 else 1.0), "guessed"
+
+
+def _refined(settled: _Settled, depth: Float32, surface: NDArray[np.bool_], frames: Tensor) -> Any:
+    """Factors per view with which a few timesteps of the views agree. frames (T,V,3,h,w)."""
+    times, _, _, height, width = frames.shape
+    chosen = np.unique(np.linspace(0, times - 1, min(times, REFINE_TIMES)).astype(int))
+    small_w, small_h = model_size(width, height, min(REFINE_SIZE, max(width, height)), 1)
+    pictures = F.interpolate(
+        frames[chosen].flatten(0, 1), size=(small_h, small_w), mode="bilinear", antialias=True
+    ).view(len(chosen), -1, 3, small_h, small_w)
+    rows = (np.arange(small_h) + 0.5) * height / small_h
+    columns = (np.arange(small_w) + 0.5) * width / small_w
+    place = np.ix_(np.arange(len(depth)), chosen, rows.astype(int), columns.astype(int))
+    scales = refine_view_scales(
+        depth[place] * settled.factors[:, None, None, None],
+        surface[place],
+        pictures.transpose(0, 1).numpy(),
+        settled.rig.resized(small_w, small_h).cameras,
+    )
+    if not scales.seen.any():
+        return settled
+    record = {**settled.record, "depth_scale": scales.record()}
+    return replace(settled, factors=settled.factors * scales.scales, record=record)
+
+
+def _decoded(model: Reconstructor, pose: Float32, size: tuple[int, int]) -> Rig:
+    """The predicted cameras; AnySplat adds a little to the tangents of half its fields of view."""
+    rig = decode_rig(pose, *size)
+    if model.config.gaussian_head != "anysplat":
+        return rig
+    cameras = []
+    for c in rig.cameras:
+        intrinsics = c.intrinsics.copy()
+        for axis, side in ((0, c.width), (1, c.height)):
+            tangent = 0.5 * side / intrinsics[axis, axis] + ANYSPLAT_TANGENT
+            intrinsics[axis, axis] = 0.5 * side / tangent
+        cameras.append(Camera(c.name, c.width, c.height, intrinsics, c.camera_from_world))
+    return Rig(tuple(cameras), rig.world)
+
+
+def _upright(rig: Rig) -> Rig:
+    """A rig in view 0's OpenCV frame, seen from a Z-up world that shares its origin."""
+    turn = np.eye(4)
+    turn[:3, :3] = Z_UP
+    cameras = tuple(
+        Camera(c.name, c.width, c.height, c.intrinsics, c.camera_from_world @ turn)
+        for c in rig.cameras
+    )
+    return Rig(cameras, world="view0")
