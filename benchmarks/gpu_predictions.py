@@ -21,11 +21,11 @@ PREDICTED = {
     (2304, "forward", "triton"): (440, 475),
     (2304, "forward", "inclusion_exclusion"): (490, 530),
     (2304, "forward", "FlexAttention"): (410, 480),
-    (576, "backward", "hopper"): (230, 300),  # the triton backend's kernels
+    (576, "backward", "hopper"): (390, 450),  # the inclusion_exclusion backend's
     (576, "backward", "triton"): (230, 300),
     (576, "backward", "inclusion_exclusion"): (390, 450),
     (576, "backward", "FlexAttention"): (220, 300),
-    (2304, "backward", "hopper"): (240, 310),
+    (2304, "backward", "hopper"): (420, 475),
     (2304, "backward", "triton"): (240, 310),
     (2304, "backward", "inclusion_exclusion"): (420, 475),
     (2304, "backward", "FlexAttention"): (240, 310),

@@ -2,7 +2,8 @@
 """View-time attention for sm_90 (H100, H200): a warp-specialised forward written in Gluon.
 
 COMPILED, NEVER RUN: its schedule is simulated and its builds are inspected in the tests, but no
-GPU has executed it yet, and Gluon has no interpreter. The backward is the `triton` backend's.
+GPU has executed it yet, and Gluon has no interpreter. The backward is `inclusion_exclusion`'s over
+cuDNN, which is predicted to be faster than our own kernels until those multiply five times, not seven.
 Importing this package does not import triton, and never fails for want of it.
 """
 
@@ -13,7 +14,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from viewtime_kernels import triton_kernels
+from viewtime_kernels import inclusion_exclusion, triton_kernels
 
 
 def unsupported(
@@ -49,7 +50,7 @@ def backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *,
     pattern: str, views: int, times: int, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(dq, dk, dv) by the `triton` backend's kernels."""
-    return triton_kernels.backward(
+    """(dq, dk, dv) by `inclusion_exclusion`; any backend's backward fits any forward."""
+    return inclusion_exclusion.backward(
         grad_out, q, k, v, out, lse, pattern=pattern, views=views, times=times, scale=scale
     )
