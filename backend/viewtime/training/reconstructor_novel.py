@@ -6,6 +6,7 @@ Functions of tensors; it draws no scene and has no optimiser.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ def align(predicted: Tensor, captured: Tensor) -> Similarity:
     predicted, captured: (...,V,3,4) camera from world, the same V cameras. The rotation is fitted
     to the cameras' orientations and centres alike, so that cameras on a line, or two, are enough;
     scale and translation to the centres (Umeyama). Where centres say nothing, the scale is 1.
+    The same fit as `reconstructor.align`, which looks for outliers and refuses what is degenerate;
+    this one is for batches and always answers, whatever an untrained model says.
     """
     a, b = predicted.double(), captured.double()
     centre_a, centre_b = (-(x[..., :3].mT @ x[..., 3:])[..., 0] for x in (a, b))  # (...,V,3)
@@ -167,31 +170,39 @@ def splats_of(
     return splats, keep, behind
 
 
+def drawing_device(device: torch.device) -> torch.device:
+    """Where pictures are drawn: on the CPU too where a GPU has no gsplat, which costs time."""
+    if device.type == "cuda" and importlib.util.find_spec("gsplat") is None:
+        return torch.device("cpu")
+    return device
+
+
 def draw(
     splats: Splats, keep: Tensor, behind: Tensor, extrinsics: Tensor, intrinsics: Tensor,
     height: int, width: int,
 ) -> View:  # fmt: skip
     """Pictures of Gaussians (B,T,N,...) by the cameras of each sample and timestep."""
+    home, place = extrinsics.device, drawing_device(extrinsics.device)
     batch, times, count = extrinsics.shape[:3]
+    extrinsics, intrinsics, behind = (x.to(place) for x in (extrinsics, intrinsics, behind))
     below = extrinsics.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(batch, times, count, 1, 4)
     square = torch.cat([extrinsics, below], -2).detach()
+    parts = (splats.means, splats.scales, splats.rotations, splats.opacities, splats.sh)
     colors, depths = [], []
     for b in range(batch):
         for t in range(times):
             kept = keep[b, t]
             shown = render(
-                GaussianTensors(
-                    splats.means[b, t][kept], splats.scales[b, t][kept],
-                    splats.rotations[b, t][kept], splats.opacities[b, t][kept],
-                    splats.sh[b, t][kept],
-                ),
+                GaussianTensors(*(x[b, t][kept].to(place) for x in parts)),
                 CameraTensors(square[b, t], intrinsics[b, t].detach(), width, height),
                 background=behind[b], dilation=DILATION,
             )  # fmt: skip
             colors.append(shown.color)
             depths.append(shown.depth)
     shape = (batch, times, count, height, width)
-    return View(torch.stack(colors).view(*shape, 3), torch.stack(depths).view(shape))
+    return View(
+        torch.stack(colors).view(*shape, 3).to(home), torch.stack(depths).view(shape).to(home)
+    )
 
 
 def novel_views(

@@ -83,14 +83,14 @@ class Stage:
             )
         if self.kind == "static" and self.times != 1:
             raise TrainingError(f"static stage: times is {self.times}, must be 1")
-        for name, low, high in (
+        for name, lowest, highest in (
             ("peak_rate", 0.0, math.inf), ("geometry", 0.0, math.inf), ("rays", 0.0, 1.0),
             ("still", -math.inf, 1.0), ("minutes", 1e-9, math.inf),
         ):  # fmt: skip
-            if not low <= getattr(self, name) <= high:
+            if not lowest <= getattr(self, name) <= highest:
                 raise TrainingError(
                     f"{self.kind} stage: {name} is {getattr(self, name)!r}, "
-                    f"must be {low:g} to {high:g}"
+                    f"must be {lowest:g} to {highest:g}"
                 )
 
 

@@ -25,6 +25,7 @@ from viewtime.training.reconstructor_loss import absolute_relative_error
 from viewtime.training.reconstructor_novel import (
     DILATION,
     View,
+    drawing_device,
     novel_views,
     predict,
     predicted_cameras,
@@ -87,6 +88,7 @@ def _camera_errors(predicted: Tensor, true: Tensor) -> dict[str, float]:
 def plane_psnr(scenes: Scenes) -> float:
     """PSNR (dB) of what needs no model: each target drawn from the nearest source picture, painted
     on a plane before that camera at its median depth, with the true cameras. Needs true depth."""
+    scenes = scenes.to(drawing_device(scenes.frames.device))
     assert scenes.depth is not None
     batch, times, count, _, height, width = scenes.targets.shape
     centres, aims = (

@@ -6,8 +6,9 @@ Every scene is a function of its numbers. It knows the truth and never a predict
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,13 +47,18 @@ class Scenes:
 
     def to(self, device: torch.device | str) -> Scenes:
         """The same on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Scenes(**{n: None if x is None else x.to(device) for n, x in moved.items()})
+        return self._each(lambda x: x.to(device))
 
     def part(self, start: int, stop: int) -> Scenes:
         """Some of the batch."""
-        cut = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Scenes(**{n: None if x is None else x[start:stop] for n, x in cut.items()})
+        return self._each(lambda x: x[start:stop])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Scenes:
+        values: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            values[f.name] = None if value is None else change(value)
+        return Scenes(**values)
 
 
 def stage_scenes(
@@ -68,12 +74,14 @@ def stage_scenes(
     )  # fmt: skip
 
 
-def held_out_scenes(recipe: Recipe, stage: Stage, scene: int, **changes: bool | str) -> Scenes:
+def held_out_scenes(
+    recipe: Recipe, stage: Stage, scene: int, *, kind: str = "scenes", with_rays: bool = False
+) -> Scenes:
     """One made scene that nothing was trained on, seen as a stage sees its scenes."""
-    made = replace(recipe, static=("scenes",), dynamic=("scenes",))
+    made = replace(recipe, static=(kind,), dynamic=(kind,))
     return draw_scenes(
-        made, replace(stage, still=-1.0), [(0, 0, scene)], held_out=True,
-        still=stage.kind != "dynamic", **changes,  # type: ignore[arg-type]
+        made, stage, [(0, 0, scene)], with_rays=with_rays, held_out=True,
+        still=stage.kind != "dynamic",
     )  # fmt: skip
 
 
@@ -102,16 +110,16 @@ def draw_scenes(
         views = stage.views + stage.novel
         if source in KINDS:
             scene = int(rng.integers(HELD_OUT_SCENES)) + (HELD_OUT_SCENES if held_out else 0)
-            made = _made(source, scene, rng, views, count, recipe, stands, device)
+            frames, depth, rig = _made(source, scene, rng, views, count, recipe, stands, device)
         else:
-            made = _read(source, rng, views, count, recipe)
-        rows.append(_row(*made, rng, stage, with_rays))
+            frames, depth, rig = _read(source, rng, views, count, recipe)
+        rows.append(_row(frames, depth, rig, rng, stage, with_rays))
     if with_rays and any(row.rays is None for row in rows):
         # Cameras that look at nothing common have no unit of their own: then nobody is given any.
         return draw_scenes(recipe, stage, numbers, held_out=held_out, still=still, device=device)
     if any(row.depth is None for row in rows):
         rows = [replace(row, depth=None) for row in rows]
-    batch = {}
+    batch: dict[str, Any] = {}
     for f in fields(Scenes):
         parts = [getattr(row, f.name) for row in rows]
         batch[f.name] = None if parts[0] is None else torch.cat(parts)
@@ -131,7 +139,7 @@ def _source(recipe: Recipe, stage: Stage, rng: np.random.Generator) -> tuple[str
 def _made(
     kind: str, seed: int, rng: np.random.Generator, views: int, times: int, recipe: Recipe,
     still: bool, device: torch.device | str,
-) -> tuple[Tensor, Tensor, Rig]:  # fmt: skip
+) -> tuple[Tensor, Tensor | None, Rig]:  # fmt: skip
     """Frames (V,T,3,H,W), depth (V,T,H,W) and the rig of a made scene."""
     scene = random_scene(seed, still=still, ground=kind != "objects")
     degrees = (8.0, 25.0) if kind == "tracks" else (40.0, 110.0)

@@ -26,6 +26,7 @@ from viewtime.training.reconstructor import TrainConfig, training_batch
 from viewtime.training.reconstructor_loss import geometry_loss
 from viewtime.training.reconstructor_novel import (
     Distance,
+    drawing_device,
     perceptual_distance,
     photometric_loss,
     predict,
@@ -96,7 +97,9 @@ def train(recipe: Recipe) -> Path:
         if not _finished(folder, stage):
             model = _opened(recipe, number).to(accelerator.device)
             if accelerator.is_main_process:
-                print(f"stage {number + 1}: {stage}; perceptual distance: {distance_name}")
+                drawn = drawing_device(accelerator.device)
+                print(f"stage {number + 1}: {stage}; perceptual distance: {distance_name}; "
+                      f"trained on {accelerator.device}, drawn on {drawn}", flush=True)  # fmt: skip
             _train_stage(recipe, number, model, accelerator, distance)
             accelerator.free_memory()
     last, final = stage_folder(recipe, len(recipe.stages) - 1), Path(recipe.folder) / "weights"
