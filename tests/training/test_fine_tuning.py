@@ -295,3 +295,13 @@ def test_it_learns_a_grid_by_heart_with_self_attention_alone(base):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0], (losses[0], losses[-1])
+
+
+def test_a_device_casts_the_same_scenes():
+    """The torch caster stands in on a GPU; here it runs on the CPU, asked for by its full name."""
+    for kind in KINDS:
+        mixture = Mixture({kind: 1.0})
+        shape = dict(seed=0, views=2, times=2, height=16, width=16)
+        ours, other = mixture.grid(3, **shape), mixture.grid(3, **shape, device="cpu:0")
+        assert np.array_equal(ours.known, other.known)
+        np.testing.assert_allclose(other.frames, ours.frames, atol=0.02)

@@ -216,7 +216,7 @@ def _loss(
     number = step * recipe.batch + place
     grid = mixture.grid(
         number, seed=recipe.seed, views=recipe.views, times=recipe.frames_at(step),
-        height=recipe.height, width=recipe.width,
+        height=recipe.height, width=recipe.width, device=str(generator.device),
     )  # fmt: skip
     drawn_seed = np.random.default_rng((recipe.seed, number, 5)).integers(1 << 62)
     rng = torch.Generator().manual_seed(int(drawn_seed))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -60,12 +61,17 @@ class Mixture:
                 raise TrainingError(f"datasets: {kind!r} must be one of {', '.join(KINDS)}")
 
     def grid(
-        self, number: int, *, seed: int, views: int, times: int, height: int, width: int
-    ) -> TrainingGrid:
-        """The number-th grid of a training with this seed."""
+        self, number: int, *, seed: int, views: int, times: int, height: int, width: int,
+        device: str = "cpu",
+    ) -> TrainingGrid:  # fmt: skip
+        """The number-th grid of a training with this seed.
+
+        device: where made scenes are cast; a GPU casts them itself, with the same pictures but
+        for rounding.
+        """
         rng = np.random.default_rng((seed, number, 3))
         kind = str(rng.choice(list(self.shares), p=_normal(self.shares.values())))
-        frames = self._frames(kind, rng, views, times, height, width)
+        frames = self._frames(kind, rng, views, times, height, width, device)
         known = self.draw_references(kind, rng, views, times)
         if rng.random() < self.reverse:  # the order of views says nothing of where they are
             frames, known = frames[::-1], known[::-1]
@@ -85,8 +91,9 @@ class Mixture:
         return known
 
     def _frames(
-        self, kind: str, rng: np.random.Generator, views: int, times: int, height: int, width: int
-    ) -> np.ndarray:
+        self, kind: str, rng: np.random.Generator, views: int, times: int, height: int,
+        width: int, device: str,
+    ) -> np.ndarray:  # fmt: skip
         folders = self.datasets.get(kind, ())
         if folders:
             from viewtime.data.readers import training_clip
@@ -95,25 +102,30 @@ class Mixture:
             return training_clip(folder, rng, views, times, height, width, kind)
         scene = int(rng.integers(HELD_OUT_SEED))
         step = float(np.exp(rng.uniform(np.log(0.5), np.log(3.0))))
+
+        def cast(views: int, times: int, **settings: Any) -> np.ndarray:
+            return _cast(device, scene, views, times, width, height, **settings)
+
         if kind == "static":
             if views == 1:  # for a video model: a clip along a camera path through a still scene
-                grid, _ = sample_grid(scene, times, 1, width, height=height, still=True)
-                return grid.frames.swapaxes(0, 1)
-            grid, _ = sample_grid(scene, views, 1, width, height=height, still=True)
-            return np.repeat(grid.frames, times, axis=1)
+                return cast(times, 1, still=True).swapaxes(0, 1)
+            return np.repeat(cast(views, 1, still=True), times, axis=1)
         if kind == "homography":
-            video, _ = sample_grid(scene, 1, times, width, height=height, frame_step=step)
-            return transformed_video(video.frames[0].transpose(0, 2, 3, 1), views, scene)
-        grid, _ = sample_grid(
-            scene,
-            views,
-            times,
-            width,
-            height=height,
-            frame_step=step,
-            ground=kind == "physics",
-        )
-        return grid.frames
+            video = cast(1, times, frame_step=step)[0]
+            return transformed_video(video.transpose(0, 2, 3, 1), views, scene)
+        return cast(views, times, frame_step=step, ground=kind == "physics")
+
+
+def _cast(
+    device: str, scene: int, views: int, times: int, width: int, height: int, **settings: Any
+) -> np.ndarray:
+    """Frames (V, T, 3, H, W) of a procedural scene, cast where the training runs."""
+    if device == "cpu":
+        return sample_grid(scene, views, times, width, height=height, **settings)[0].frames
+    from viewtime.data.raycast_torch import sample_grid_on
+
+    frames, _, _ = sample_grid_on(device, scene, views, times, width, height=height, **settings)
+    return frames.float().cpu().numpy()
 
 
 def transformed_video(video: np.ndarray, views: int, seed: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 
 COMPILED, NEVER RUN: its schedule is simulated and its builds are inspected in the tests, but no
 GPU has executed it yet, and Gluon has no interpreter. The backward is `inclusion_exclusion`'s over
-cuDNN, which is predicted to be faster than our own kernels until those multiply five times, not seven.
+cuDNN, predicted to be faster than our own kernels until those multiply five times, not seven.
 Importing this package does not import triton, and never fails for want of it.
 """
 
