@@ -162,7 +162,7 @@ def splats_of(
     keep = torch.ones_like(splats.opacities, dtype=torch.bool)
     behind = scenes.frames.new_zeros(batch, 3)
     if prediction.surface is not None:
-        keep = (prediction.surface > 0).flatten(2)
+        keep = (prediction.surface >= 0).flatten(2)  # a fresh head says 0: nothing is sky yet
         colours = scenes.frames.permute(0, 1, 2, 4, 5, 3).flatten(2, 4)  # (B,T,VHW,3)
         for b in range(batch):
             if not keep[b].all():
@@ -238,12 +238,14 @@ def photometric_loss(
         intrinsics = torch.cat([intrinsics, mine[1][:, :, :own].detach()], 2)
         truth = torch.cat([truth, scenes.frames[:, :, :own]], 2)
     height, width = truth.shape[-2:]
-    shown = draw(*splats_of(model, prediction, scenes), extrinsics, intrinsics, height, width)
+    splats, keep, behind = splats_of(model, prediction, scenes)
+    shown = draw(splats, keep, behind, extrinsics, intrinsics, height, width)
     made = shown.color.permute(0, 1, 2, 5, 3, 4).flatten(0, 2)  # (BTN,3,H,W)
     wanted = truth.flatten(0, 2)
     squared = (made - wanted).square().mean()
     seen = distance(made, wanted).mean()
-    loss = squared + perceptual * seen
+    # The last term is 0: where nothing is drawn the loss still has something to differentiate.
+    loss = squared + perceptual * seen + 0.0 * splats.opacities.sum()
     parts = {"mse": float(squared.detach()), "perceptual": float(seen.detach())}
     if geometry > 0 and scenes.depth is not None:
         encoded = encode_poses(scenes.extrinsics, scenes.intrinsics, (height, width))
