@@ -46,6 +46,38 @@ def add(commands: Any) -> None:
         "--folder", type=Path, default=Path("runs/tables"), help="where the tables' runs are kept"
     )
     add_threads(generator)
+    _add_reconstructor(measures)
+
+
+def _add_reconstructor(measures: Any) -> None:
+    lifts = command(
+        measures, "reconstructor", _reconstructor,
+        "a reconstructor on held-out scenes or on datasets, or the paper's tables",
+    )  # fmt: skip
+    lifts.add_argument("--model", default="bundled", help="name or folder (default bundled)")
+    lifts.add_argument("--scenes", type=int, default=16, help="held-out scenes (default 16)")
+    lifts.add_argument(
+        "--folder", type=Path, nargs="+", metavar="DATASET",
+        help="scenes, or folders of them: the paper's protocol for their layout instead",
+    )  # fmt: skip
+    lifts.add_argument("--inputs", type=int, nargs="+", help="numbers of given views (--folder)")
+    lifts.add_argument("--times", type=int, help="timesteps (--folder)")
+    lifts.add_argument(
+        "--known-cameras", action="store_true",
+        help="tell the dataset's cameras; by default all are predicted, as in the paper",
+    )  # fmt: skip
+    lifts.add_argument("--size", type=int, help="width in pixels (default: the model's own)")
+    lifts.add_argument("--lpips", type=Path, help="safetensors file with the weights of LPIPS")
+    lifts.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
+    lifts.add_argument(
+        "--table", choices=("8", "S5"),
+        help="repeat this table of the paper at small scale: trains what is not trained yet",
+    )  # fmt: skip
+    lifts.add_argument(
+        "--runs", type=Path, default=Path("runs/reconstructor-tables"),
+        help="where the tables' runs are kept",
+    )  # fmt: skip
+    add_threads(lifts)
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -104,4 +136,40 @@ def _generator(arguments: argparse.Namespace) -> int:
             on_scene=lambda done, total: line.write(f"evaluate: scene {done} of {total}"),
         )
     print(evaluation.table(results))
+    return 0
+
+
+def _reconstructor(arguments: argparse.Namespace) -> int:
+    set_threads(arguments.threads)
+    if arguments.table is not None:
+        from viewtime.evaluation import reconstructor_tables as tables
+
+        scale = tables.Scale()
+        rows = tables.run_table(arguments.table, arguments.runs, scale)
+        planes = {test: tables.naive(test, scale) for test in tables.TABLES[arguments.table][1]}
+        print(tables.markdown(rows, planes))
+        return 0
+    from viewtime.evaluation import reconstructor, reconstructor_datasets
+    from viewtime.reconstructor.load import load_reconstructor
+
+    model = load_reconstructor(arguments.model, device=arguments.device)
+    lpips = reconstructor.load_metric(arguments.lpips)
+    with ProgressLine(sys.stderr) as line:
+
+        def show(done: int, total: int) -> None:
+            line.write(f"evaluate: scene {done} of {total}")
+
+        if arguments.folder is None:
+            results = reconstructor.evaluate(
+                model, scenes=arguments.scenes, size=arguments.size, lpips=lpips, on_scene=show
+            )
+            text = reconstructor.table(results)
+        else:
+            found = reconstructor_datasets.evaluate_folders(
+                model, arguments.folder, inputs=arguments.inputs, times=arguments.times,
+                known_cameras=arguments.known_cameras, width=arguments.size, lpips=lpips,
+                on_scene=show,
+            )  # fmt: skip
+            text = reconstructor_datasets.table(found)
+    print(text)
     return 0

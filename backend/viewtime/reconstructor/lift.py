@@ -7,6 +7,7 @@ One path with captured geometry from there on (fuse_views). It never overrides k
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -22,6 +23,7 @@ from viewtime.reconstructor.captured import fuse_views
 from viewtime.reconstructor.complete import complete_depth, fit_disparity
 from viewtime.reconstructor.lift_predict import (
     Predicted,
+    Window,
     enlarged,
     model_size,
     predict,
@@ -49,10 +51,18 @@ class Reconstruction(Iterator[Gaussians]):
 
     rig: the cameras used, given or predicted (world "view0": Z up, view 0 at the origin, looking
     along +Y). provenance: where depth and cameras come from, for the sequence's record.
+    background: (3,) display sRGB of the sky at the first timestep, None where no sky is seen.
     """
 
-    def __init__(self, steps: Iterator[Gaussians], rig: Rig, provenance: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        steps: Iterator[Gaussians],
+        rig: Rig,
+        provenance: dict[str, Any],
+        background: Float32 | None = None,
+    ) -> None:
         self._steps, self.rig, self.provenance = steps, rig, provenance
+        self.background = background
 
     def __next__(self) -> Gaussians:
         return next(self._steps)
@@ -182,7 +192,12 @@ def reconstruct(
             yield gaussians
 
     provenance = _provenance(rig, used, known, predicted, share, agreed_views=sweep is not None)
-    return Reconstruction(steps(), used, {**provenance, "gaussians": "analytic"})
+    return Reconstruction(
+        steps(),
+        used,
+        {**provenance, "gaussians": "analytic"},
+        _sky_colour(grid.frames[:, 0], np.isinf(depth[:, 0])),
+    )
 
 
 def _learned(
@@ -221,7 +236,24 @@ def _learned(
         _cancellable(steps(), options["should_cancel"]),
         first.predicted.rig,
         {**provenance, "gaussians": f"learned ({model.config.gaussian_head})"},
+        _sky_colour(
+            first.frames[0, 0].float().cpu().numpy(),
+            np.isinf(completed(None if small is None else small[:, :1], _at(first))[0][:, 0]),
+        ),
     )
+
+
+def _at(window: Window) -> Predicted:
+    """A window's first timestep alone."""
+    now = window.predicted
+    return replace(now, depth=now.depth[:, :1], surface=now.surface[:, :1])
+
+
+def _sky_colour(frames: Float32, sky: NDArray[np.bool_]) -> Float32 | None:
+    """Median colour (3,) of frames (V,3,H,W) where sky (V,H,W) is; None without sky."""
+    if not sky.any():
+        return None
+    return np.median(frames.transpose(0, 2, 3, 1)[sky], axis=0).astype(np.float32)
 
 
 def _cancellable(
