@@ -297,6 +297,13 @@ def run_suites(
     return outcomes
 
 
+def command_window(arguments: argparse.Namespace) -> int:
+    tree = ["--tree", arguments.tree.resolve()] if arguments.tree else []
+    words = ["--out", arguments.out.resolve(), *tree, "--backend-python", setup_backend()]
+    run([sys.executable, ROOT / "tests" / "window" / "run.py", *words])
+    return 0
+
+
 def python_script(name: str) -> str:
     return f"Scripts/{name}.exe" if os.name == "nt" else f"bin/{name}"
 
@@ -311,6 +318,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     test.add_argument("--only", action="append", choices=SUITES, help="only this suite (repeat)")
     test.add_argument("pytest", nargs="*", help="arguments for pytest, after --")
     test.set_defaults(run=command_test)
+    window = commands.add_parser("window", help="press through a real window (not in CI)")
+    window.add_argument("--out", type=Path, required=True, help="new folder for the pictures")
+    window.add_argument("--tree", type=Path, help="directory tree that holds Blender; needs root")
+    window.set_defaults(run=command_window)
     commands.add_parser("setup", help="make both environments").set_defaults(run=command_setup)
     commands.add_parser("build", help="build the extension zip").set_defaults(run=command_build)
     return parser.parse_args(argv)
