@@ -79,7 +79,7 @@ def identity(folder: Path) -> str:
     try:
         known = json.loads((folder / INDEX).read_bytes())
         return str(known.get("id", ""))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return ""
 
 

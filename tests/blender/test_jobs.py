@@ -140,7 +140,7 @@ def test_a_refused_estimate_is_a_sentence(addon, scene) -> None:
 def test_a_running_job_shows_its_first_steps_and_a_cancel_takes_them_back(
     addon, scene, tmp_path
 ) -> None:
-    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=250))
+    scene.viewtime.capture_folder = str(write_capture(tmp_path / "long", times=2000))
     bpy.ops.viewtime.generate(wait=False)
     playing = until(
         lambda: (

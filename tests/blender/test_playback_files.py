@@ -189,6 +189,8 @@ def test_a_person_may_point_at_the_folder_or_above_it_or_at_another_sequence(
 def test_relinking_says_in_one_line_what_it_cannot_do(empty_scene, formats, tmp_path, viewtime):
     import_sequence(write_sequence(formats, tmp_path / "s", [3]))
     (tmp_path / "empty").mkdir()
+    (tmp_path / "hostile").mkdir()
+    (tmp_path / "hostile" / "sequence.json").write_text("[" * 100_000)
     ob = reopened(tmp_path)
     shutil.rmtree(tmp_path / "s")
     bpy.context.scene.frame_set(2)

@@ -126,7 +126,7 @@ def test_the_estimate_bounds_what_a_forward_pass_takes():
         [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True
     )
     peak, estimate = json.loads(answer.stdout)
-    assert 0.5 * estimate < peak < 1.1 * estimate
+    assert 0.3 * estimate < peak < 1.1 * estimate
 
 
 def test_too_much_is_refused_with_what_would_fit(small):
