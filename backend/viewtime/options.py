@@ -27,7 +27,8 @@ class RunOptions:
     bundled model's for the generated one. depth_noise: relative error of the capture's depth
     (0 for a renderer, about 0.01 for photogrammetry). device: "auto" (the GPU when there is one),
     "cpu" or "cuda:N". guidance: how strongly the prompt leads the generator; None as the model
-    has it, 1 not at all.
+    has it, 1 not at all. memory_budget_gb: what the reconstructor's model may take (1e9 bytes); it
+    computes in smaller parts to keep it; None sets no bound.
     """
 
     route: str = "auto"
@@ -40,6 +41,7 @@ class RunOptions:
     depth_noise: float = 0.0
     device: str = "auto"
     guidance: float | None = None
+    memory_budget_gb: float | None = None
 
     def __post_init__(self) -> None:
         if self.route not in ROUTES:
@@ -63,6 +65,11 @@ class RunOptions:
             or not 1 <= strength <= 100
         ):
             raise OptionError(f"guidance is {strength!r}; a number from 1 to 100 is needed")
+        budget = self.memory_budget_gb
+        if budget is not None and (
+            isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget < 1e6
+        ):
+            raise OptionError(f"memory_budget_gb is {budget!r}; a number above 0 is needed")
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda:\d+", self.device):
             raise OptionError(f'device is {self.device!r}; "auto", "cpu" or "cuda:N" is needed')
 

@@ -147,7 +147,8 @@ def reconstruct(
         timeline = routes.Timeline(grid.times, fps, 1, 1)
         source = Path(grid_folder).name
         provenance = routes.provenance_of("generated", source, options)
-        routes.lift(filled, timeline, out, model, provenance, report)
+        budget = options.memory_budget_gb
+        routes.lift(filled, timeline, out, model, provenance, report, budget_gb=budget)
     return out / "splats"
 
 

@@ -147,7 +147,10 @@ def generated(capture: Capture, out: Path, options: RunOptions, report: Reporter
 
     write_grid(out / "grid", filled.grid)
     provenance = provenance_of("generated", capture.folder.name, options)
-    counts = lift(filled, timeline_of(capture), out, reconstructor, provenance, report)
+    budget = options.memory_budget_gb
+    counts = lift(
+        filled, timeline_of(capture), out, reconstructor, provenance, report, budget_gb=budget
+    )
     seconds["reconstruct"] = report.elapsed()
     grid = filled.grid
     return RunResult(
@@ -243,6 +246,8 @@ def lift(
     reconstructor: Any,
     provenance: dict[str, Any],
     report: Reporter,
+    *,
+    budget_gb: float | None = None,
 ) -> list[int]:
     """A full grid to `out`/splats, with the reconstructor; the number of Gaussians of each step."""
     from viewtime.reconstructor.lift import reconstruct
@@ -253,6 +258,7 @@ def lift(
         filled.grid,
         filled.rig,
         prior_depth=filled.prior_depth,
+        memory_budget_gb=budget_gb,
         on_step=None,  # one step is one yield, which _write_steps counts
         should_cancel=report.should_cancel,
     )
@@ -261,7 +267,7 @@ def lift(
         timeline,
         out,
         rig=reconstruction.rig,
-        background=filled.background,
+        background=(reconstruction.background if filled.background is None else filled.background),
         provenance={**provenance, **reconstruction.provenance},
         report=report,
     )

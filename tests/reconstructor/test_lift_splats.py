@@ -13,6 +13,7 @@ from viewtime.reconstructor.lift import reconstruct
 from viewtime.reconstructor.lift_predict import predict
 from viewtime.reconstructor.model import Reconstructor
 from viewtime.reconstructor.pose import matrix_from_quaternion
+from viewtime_formats.errors import ViewtimeError
 from viewtime_formats.gaussians import sh0_to_rgb
 from viewtime_formats.rig import Camera, Rig
 
@@ -137,5 +138,5 @@ def test_a_memory_budget_changes_nothing_but_the_memory(scene):
     wanted = next(reconstruct(model, bare, rig))
     got = next(reconstruct(model, bare, rig, memory_budget_gb=0.01))
     np.testing.assert_allclose(got.means, wanted.means, atol=1e-4)
-    with pytest.raises(ValueError, match="memory budget of 1e-06 GB"):
+    with pytest.raises(ViewtimeError, match="memory budget of 1e-06 GB"):
         reconstruct(model, bare, rig, memory_budget_gb=1e-6)

@@ -58,6 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
         depth_noise=arguments.depth_noise,
         device=arguments.device,
         guidance=arguments.guidance,
+        memory_budget_gb=arguments.memory_gb,
     )
     with ProgressLine(sys.stderr) as line:
         result = pipeline.run(arguments.capture, arguments.out, options, on_progress=line.show)
@@ -90,7 +91,10 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     from viewtime import pipeline
     from viewtime_formats.rig import read_rig
 
-    options = pipeline.RunOptions(reconstructor=arguments.reconstructor, device=arguments.device)
+    options = pipeline.RunOptions(
+        reconstructor=arguments.reconstructor, device=arguments.device,
+        memory_budget_gb=arguments.memory_gb,
+    )  # fmt: skip
     with ProgressLine(sys.stderr) as line:
         splats = pipeline.reconstruct(
             arguments.grid,
@@ -182,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     run = command(commands, "run", _run, "run a Capture folder through to splats")
     run.add_argument("--route", choices=("auto", "captured", "generated"), default="auto")
     run.add_argument("--reconstructor", default="bundled", help="name or folder of the model")
+    _add_memory(run)
     _add_generating(run)
 
     generate = command(commands, "generate", _generate, "fill a Capture's grid with frames")
@@ -194,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     reconstruct.add_argument("--fps", type=float, default=24.0, help="rate (default 24)")
     reconstruct.add_argument("--reconstructor", default="bundled", help="name or folder")
     reconstruct.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N"')
+    _add_memory(reconstruct)
     add_threads(reconstruct)
     serve = command(commands, "serve", _serve, "serve jobs to Blender over loopback HTTP")
     serve.add_argument("--data", type=Path, help="folder of the job database and logs")
@@ -245,6 +251,14 @@ def _parser() -> argparse.ArgumentParser:
     measure.add(commands)
     weights.add(commands)
     return parser
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--memory-gb",
+        type=float,
+        help="memory that the reconstructor's model may take (default: no bound)",
+    )
 
 
 def _add_generating(parser: argparse.ArgumentParser) -> None:

@@ -143,8 +143,8 @@ def reconstruct(
         is window by window. Each timestep is made when asked for.
 
     Raises:
-        ValueError: when the rig or prior_depth does not fit the grid, or the budget is too small.
-        Cancelled.
+        ValueError: when the rig or prior_depth does not fit the grid. BudgetError (a ViewtimeError
+        and a ValueError): when the budget is too small. Cancelled.
     """
     views, times, _, height, width = grid.frames.shape
     if rig is not None and len(rig.cameras) != views:

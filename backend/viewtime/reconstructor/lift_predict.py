@@ -22,6 +22,7 @@ from viewtime.reconstructor.align import AlignmentError, align_cameras
 from viewtime.reconstructor.align_depth import refine_view_scales
 from viewtime.reconstructor.model import ANYSPLAT_TANGENT, Prediction, Reconstructor
 from viewtime.reconstructor.pose import RigRays, decode_rig, default_camera, rig_rays
+from viewtime_formats.errors import ViewtimeError
 from viewtime_formats.rig import Camera, Rig
 
 Float32 = NDArray[np.float32]
@@ -32,6 +33,10 @@ REFINE_SIZE, REFINE_TIMES = 96, 2
 """Longer side in pixels, and timesteps, at which the factors per view are found."""
 Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 """OpenCV axes from a world whose Z is up and whose +Y is view 0's line of sight."""
+
+
+class BudgetError(ViewtimeError, ValueError):
+    """A memory budget that the model cannot keep; the message says what would do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +103,7 @@ def windows(
     With a rig whose cameras look at something a model that takes rays is given them. refine:
     look for the factor per view with which the views agree (see `align_depth`). On a GPU the
     trunk computes in bfloat16. memory_budget_gb bounds the estimated peak of each window. Raises
-    Cancelled, and ValueError for a budget that cannot be kept.
+    Cancelled, and BudgetError for a budget that cannot be kept.
     """
     views, times, _, height, width = frames.shape
     device = next(model.parameters()).device
@@ -122,12 +127,7 @@ def windows(
         small = small.view(views, -1, 3, small_h, small_w).transpose(0, 1)[None]  # (1,T,V,3,h,w)
         with torch.no_grad():
             given = small.to(device)
-            answer = model(
-                given,
-                rays,
-                trunk_dtype=torch.bfloat16 if device.type == "cuda" else None,
-                memory_budget_gb=memory_budget_gb,
-            )
+            answer = _answer(model, given, rays, memory_budget_gb)
         depth = answer.depth[0].float().cpu().numpy().transpose(1, 0, 2, 3)  # (V,T,h,w)
         logits = None if answer.surface is None else answer.surface[0].float().cpu().numpy()
         surface = (
@@ -189,6 +189,18 @@ def enlarged(depth: Tensor, width: int, height: int) -> Float32:
     low = -F.max_pool2d(-inverse, 3, 1, 1)
     edge = F.interpolate(((high - low) > 0.1 * high).float(), size=(height, width), mode="nearest")
     return (1.0 / torch.where(edge > 0, nearest, smooth)).numpy().astype(np.float32)
+
+
+def _answer(
+    model: Reconstructor, frames: Tensor, rays: Tensor | None, budget_gb: float | None
+) -> Prediction:
+    dtype = torch.bfloat16 if frames.device.type == "cuda" else None
+    if budget_gb is None:
+        return model(frames, rays, trunk_dtype=dtype)
+    try:
+        return model(frames, rays, trunk_dtype=dtype, memory_budget_gb=budget_gb)
+    except ValueError as error:
+        raise BudgetError(str(error)) from error
 
 
 def _settle(
