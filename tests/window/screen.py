@@ -200,6 +200,7 @@ class Screen:
 
     def shot(self, name: str) -> Path:
         self.count += 1
+        time.sleep(1.2)  # panels that open, and tooltips that go
         path = self.out / f"{self.count:02d}_{name}.png"
         subprocess.run(["import", "-window", "root", str(path)], env=self.environment, check=True)
         print(f"   {path.name}", flush=True)

@@ -154,7 +154,7 @@ def generate(screen: Screen) -> None:
     steps = sorted((screen.out / "viewtime" / "run" / "splats").rglob("*"))
     if len([path for path in steps if path.is_file()]) <= TIMES:
         raise Failure(f"too few files of splats: {steps}")
-    time.sleep(1.5)
+    screen.over_view()
     screen.shot("generated")
 
 
