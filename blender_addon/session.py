@@ -286,7 +286,12 @@ def _tick() -> float | None:
         _session.drain()
     joblist.bring_up_to_date()
     _redraw()
-    return TIMER_SECONDS if current() is not None or link.busy() else None
+    if current() is not None or link.busy():
+        return TIMER_SECONDS
+    # A panel that shrank leaves a gap until it is drawn again: once more when all is quiet.
+    if not bpy.app.timers.is_registered(_redraw):
+        bpy.app.timers.register(_redraw, first_interval=2 * TIMER_SECONDS)
+    return None
 
 
 def _redraw() -> None:
@@ -332,8 +337,9 @@ def unregister() -> None:
     bpy.app.handlers.load_post.remove(_file_loaded)
     bpy.app.handlers.undo_post.remove(_undone)
     bpy.app.handlers.redo_post.remove(_undone)
-    if bpy.app.timers.is_registered(_tick):
-        bpy.app.timers.unregister(_tick)
+    for timer in (_tick, _redraw):
+        if bpy.app.timers.is_registered(timer):
+            bpy.app.timers.unregister(timer)
     if _session is not None:
         _session.leave()
     link.forget()
