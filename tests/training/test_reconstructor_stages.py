@@ -26,9 +26,10 @@ from viewtime.reconstructor.pose_encoding import encode_poses
 from viewtime.training.common import TrainingError, read_settings
 from viewtime.training.reconstructor_novel import (
     align,
+    captured_lenses,
+    novel_views,
     photometric_loss,
     predict,
-    target_cameras,
 )
 from viewtime.training.reconstructor_recipe import Recipe, Stage
 from viewtime.training.reconstructor_report import plane_psnr, score
@@ -200,18 +201,33 @@ def some_cameras(count: int, seed: int, line: bool = False) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("count, line", [(2, True), (4, True), (4, False)])
-def test_a_similarity_between_cameras_is_found_and_takes_others_along(count, line):
-    captured, aims = some_cameras(count, 1, line), some_cameras(3, 2)
+def test_the_similarity_between_cameras_is_found(count, line):
+    captured = some_cameras(count, 1, line)
     turn, place, scale = some_cameras(1, 3)[0, :, :3], torch.tensor([1.0, -2.0, 0.5]).double(), 1.7
-
-    def moved(x: torch.Tensor) -> torch.Tensor:
-        rotation = x[..., :3] @ turn.T
-        return torch.cat([rotation, (scale * x[..., 3] - rotation @ place)[..., None]], -1)
-
-    found = align(moved(captured), captured)
+    rotation = captured[..., :3] @ turn  # x_captured = scale * turn @ x_predicted + place
+    predicted = torch.cat([rotation, _column(captured, place) / scale], -1)
+    found = align(predicted, captured)
     assert float(found.scale) == pytest.approx(scale)
     torch.testing.assert_close(found.rotation, turn)
-    torch.testing.assert_close(found.moved(aims), moved(aims))
+    torch.testing.assert_close(found.translation, place)
+
+
+def _column(poses: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    return (poses[..., 3] + poses[..., :3] @ place)[..., None]
+
+
+def test_the_similaritys_gradients_are_those_of_finite_differences():
+    captured = some_cameras(4, 1)
+    turn = some_cameras(1, 3)[0, :, :3]
+    predicted = torch.cat([captured[..., :3] @ turn, captured[..., 3:]], -1)
+    predicted = predicted + 0.05 * torch.randn(predicted.shape, dtype=torch.float64)
+    predicted.requires_grad_()
+
+    def fit(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = align(x, captured)
+        return found.scale, found.rotation, found.translation
+
+    assert torch.autograd.gradcheck(fit, (predicted,), atol=1e-4)
 
 
 def test_the_similarity_is_the_aligners_where_no_camera_is_an_outlier():
@@ -225,29 +241,42 @@ def test_the_similarity_is_the_aligners_where_no_camera_is_an_outlier():
 
     robust = align_cameras(rig(predicted), rig(captured))
     found = align(predicted, captured)
-    assert float(found.scale) * robust.scale == pytest.approx(1.0, abs=0.03)
-    np.testing.assert_allclose(found.rotation.numpy().T, robust.rotation, atol=0.03)
+    assert float(found.scale) == pytest.approx(robust.scale, rel=0.03)
+    np.testing.assert_allclose(found.rotation.numpy(), robust.rotation, atol=0.03)
 
 
-def test_targets_follow_the_predicted_cameras_and_their_lenses():
-    """A model whose world is twice as large and whose lenses are longer moves the targets along."""
-    recipe = recipe_of()
+@pytest.mark.parametrize("whole_clip", [False, True])
+def test_no_picture_changes_with_the_size_of_the_predicted_world_or_its_lenses(whole_clip):
+    """A model whose world is twice as large is as right as any, and so is one that sees through
+    longer lenses, as targets are then seen through longer lenses too."""
+    recipe = recipe_of(height=24, width=24)
     scenes = held_out_scenes(recipe, recipe.stages[1], 0)
-    model = Reconstructor(ReconstructorConfig.small(**TINY)).eval()
+    model = Reconstructor(ReconstructorConfig.small(**{**TINY, "size": 24})).eval()
     prediction = predict(model, scenes)
-    larger, lenses = scenes.extrinsics.clone(), scenes.intrinsics.clone()
-    larger[..., 3] *= 2
-    lenses[..., (0, 1), (0, 1)] *= 1.1
-    encoded = encode_poses(larger, lenses, (16, 16))[:, None].expand(-1, 2, -1, -1)
-    exact = dataclasses.replace(prediction, poses=[encoded])
-    for whole_clip in (False, True):
-        extrinsics, intrinsics = target_cameras(exact, scenes, whole_clip=whole_clip)
-        wanted = scenes.target_extrinsics.clone()
-        wanted[..., 3] *= 2
-        for t in (0, 1):
-            torch.testing.assert_close(extrinsics[:, t], wanted, atol=1e-4, rtol=1e-4)
-            focal = intrinsics[:, t, :, 0, 0] / scenes.target_intrinsics[..., 0, 0]
-            torch.testing.assert_close(focal, torch.full_like(focal, 1.1), atol=1e-3, rtol=0)
+    true = encode_poses(scenes.extrinsics, scenes.intrinsics, (24, 24))[:, None].expand(
+        -1, 2, -1, -1
+    )
+    larger = true.clone()
+    larger[..., :3] *= 2.0
+    raw = prediction.gaussians.clone()
+    raw[:, :, :, :3] = 0.0  # offsets have their own way of growing
+    grown = raw.clone()
+    grown[:, :, :, 4:7] += math.log(2.0)
+    depth = scenes.depth.clamp(max=20.0)
+    one = dataclasses.replace(prediction, poses=[true], gaussians=raw, depth=depth)
+    two = dataclasses.replace(prediction, poses=[larger], gaussians=grown, depth=2.0 * depth)
+    a, b = (novel_views(model, p, scenes, whole_clip=whole_clip) for p in (one, two))
+    torch.testing.assert_close(a.color, b.color, atol=2e-3, rtol=0)
+    assert float(a.color.std()) > 0.01
+    longer = scenes.intrinsics.clone()
+    longer[..., (0, 1), (0, 1)] *= 1.1
+    zoomed = dataclasses.replace(
+        one,
+        poses=[encode_poses(scenes.extrinsics, longer, (24, 24))[:, None].expand(-1, 2, -1, -1)],
+    )
+    lenses = captured_lenses(zoomed, scenes, scenes.target_intrinsics)
+    ratio = lenses[..., 0, 0] / scenes.target_intrinsics[:, None, :, 0, 0]
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 1.1), atol=1e-3, rtol=0)
 
 
 # ---- what trains ---------------------------------------------------------------------------------
@@ -269,7 +298,7 @@ def test_gradients_reach_only_what_trains(stage, wanted):
     assert len(chosen) == len(trained)
     if stage["kind"] == "geometry":
         return
-    scenes = held_out_scenes(recipe, recipe.stages[0], 0)
+    scenes = held_out_scenes(recipe, recipe.stages[0], 0, with_rays=True)
     trunk = recipe.stages[0].trains != "head"
     prediction = predict(model, scenes, trunk_gradients=trunk)
     loss, _ = photometric_loss(model, prediction, scenes, gradient_distance, perceptual=0.25, own=1)
@@ -301,7 +330,7 @@ def test_one_scene_is_learnt_from_views_it_is_not_given():
     parameters = choose_parameters(model, recipe.stages[0])
     optimizer = torch.optim.AdamW(parameters, lr=5e-3)
     before = score(model, scenes)[0]
-    for _ in range(40):
+    for _ in range(60):
         prediction = predict(model, scenes)
         loss, parts = photometric_loss(
             model, prediction, scenes, gradient_distance, perceptual=0.1, geometry=0.1
@@ -311,7 +340,7 @@ def test_one_scene_is_learnt_from_views_it_is_not_given():
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
     after = score(model, scenes)[0]
-    assert after["psnr"] > before["psnr"] + 2.0, (before, after)
+    assert after["psnr"] > before["psnr"] + 2.5, (before, after)
     assert after["depth"] < before["depth"]
 
 
@@ -336,7 +365,8 @@ def test_killed_and_started_again_it_ends_in_the_same_weights(tmp_path):
     other = {"precision": "bf16", "checkpointing": True}
     final = train(recipe_of(tmp_path / "whole", stages, **other))
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(settings(tmp_path / "killed", stages, **other)))
+    # Scenes drawn in a process beside are the same scenes.
+    config.write_text(json.dumps(settings(tmp_path / "killed", stages, beside=True, **other)))
     process = subprocess.Popen(
         [sys.executable, "-c", f"import torch; torch.set_num_threads({torch.get_num_threads()});"
          "import sys; from viewtime.training.reconstructor import main; main(sys.argv[1:])",

@@ -19,7 +19,12 @@ from viewtime.gaussians import render
 from viewtime.gaussians.tensors import CameraTensors, GaussianTensors
 from viewtime.lpips import gradient_distance, load_lpips
 from viewtime.reconstructor.model import Prediction, Reconstructor
-from viewtime.reconstructor.pose_encoding import decode_poses, encode_poses
+from viewtime.reconstructor.pose_encoding import (
+    decode_poses,
+    encode_poses,
+    matrix_to_quaternion,
+    multiply_quaternions,
+)
 from viewtime.reconstructor.splats import Splats, activate
 from viewtime.training.reconstructor_loss import geometry_loss
 from viewtime.training.reconstructor_scenes import Scenes
@@ -31,48 +36,69 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Similarity:
-    """x_a = scale * rotation @ x_b + translation; scale (...), rotation (...,3,3), (...,3)."""
+    """x_captured = scale * rotation @ x_predicted + translation; (...), (...,3,3), (...,3)."""
 
     scale: Tensor
     rotation: Tensor
     translation: Tensor
 
-    def moved(self, extrinsics: Tensor) -> Tensor:
-        """Cameras (...,N,3,4) from world b as cameras from world a, lengths in a's unit."""
-        turned = extrinsics[..., :3] @ self.rotation[..., None, :, :].mT
-        place = self.scale[..., None, None] * extrinsics[..., 3]
-        place = place - (turned @ self.translation[..., None, :, None])[..., 0]
-        return torch.cat([turned, place[..., None]], -1)
+    def moved(self, splats: Splats) -> Splats:
+        """Gaussians (...,N,...) of the predicted world in the captured one."""
+        means = self.scale[..., None, None] * (splats.means @ self.rotation.mT)
+        xyzw = splats.rotations.roll(-1, -1)
+        turn = matrix_to_quaternion(self.rotation)[..., None, :].expand_as(xyzw)
+        return Splats(
+            means + self.translation[..., None, :],
+            self.scale[..., None, None] * splats.scales,
+            multiply_quaternions(turn, xyzw).roll(1, -1),
+            splats.opacities,
+            splats.sh,
+        )
 
 
-@torch.no_grad()
 def align(predicted: Tensor, captured: Tensor) -> Similarity:
-    """The similarity from captured cameras' world to predicted ones', least squares in float64.
+    """The similarity from predicted cameras' world to captured ones', least squares in float64.
 
     predicted, captured: (...,V,3,4) camera from world, the same V cameras. The rotation is fitted
     to the cameras' orientations and centres alike, so that cameras on a line, or two, are enough;
     scale and translation to the centres (Umeyama). Where centres say nothing, the scale is 1.
     The same fit as `reconstructor.align`, which looks for outliers and refuses what is degenerate;
-    this one is for batches and always answers, whatever an untrained model says.
+    this one is for batches, always answers, whatever an untrained model says, and is differentiable
+    in the predicted cameras: moving or scaling all of them together changes no picture.
     """
-    a, b = predicted.double(), captured.double()
+    a, b = captured.double(), predicted.double()
     centre_a, centre_b = (-(x[..., :3].mT @ x[..., 3:])[..., 0] for x in (a, b))  # (...,V,3)
     mean_a, mean_b = centre_a.mean(-2), centre_b.mean(-2)
     from_a, from_b = centre_a - mean_a[..., None, :], centre_b - mean_b[..., None, :]
     spread_a, spread_b = (x.square().sum((-1, -2)) for x in (from_a, from_b))
-    size = (spread_a * spread_b).sqrt()
-    known = size > 1e-12
-    both = (from_a.mT @ from_b) / torch.where(known, size, 1.0)[..., None, None]
+    size = spread_a * spread_b
+    known = size > 1e-24
+    both = (from_a.mT @ from_b) / torch.where(known, size, 1.0).sqrt()[..., None, None]
     axes = (a[..., :3].mT @ b[..., :3]).mean(-3)
-    u, _, vt = torch.linalg.svd(axes + torch.where(known, 1.0, 0.0)[..., None, None] * both)
-    sign = torch.ones_like(mean_a)
-    sign[..., 2] = torch.linalg.det(u @ vt)
-    rotation = (u * sign[..., None, :]) @ vt
+    rotation = nearest_rotation(axes + torch.where(known, 1.0, 0.0)[..., None, None] * both)
     along = (from_a * (from_b @ rotation.mT)).sum((-1, -2))
     scale = along / torch.where(spread_b > 1e-12, spread_b, 1.0)
     scale = torch.where(known & (scale > 1e-3), scale, 1.0)
     translation = mean_a - scale[..., None] * (rotation @ mean_b[..., None])[..., 0]
     return Similarity(*(x.to(predicted.dtype) for x in (scale, rotation, translation)))
+
+
+def nearest_rotation(matrix: Tensor) -> Tensor:
+    """The rotation R (...,3,3) that maximises tr(R^T M), differentiable in M.
+
+    An SVD's own gradient is infinite where singular values are equal, as they are here. With
+    P = R^T M, symmetric, a change of M turns R by the skew W of W P + P W = R^T dM - dM^T R.
+    """
+    with torch.no_grad():
+        u, _, vt = torch.linalg.svd(matrix)
+        sign = torch.ones_like(matrix[..., 0])
+        sign[..., 2] = torch.linalg.det(u @ vt)
+        rotation = (u * sign[..., None, :]) @ vt
+        p, basis = torch.linalg.eigh(rotation.mT @ matrix)
+        pairs = (p[..., :, None] + p[..., None, :]).clamp(min=1e-6)
+    skew = rotation.mT @ matrix - matrix.mT @ rotation
+    skew = basis @ ((basis.mT @ (skew - skew.detach()) @ basis) / pairs) @ basis.mT
+    return rotation + rotation @ skew
 
 
 @dataclass(frozen=True)
@@ -101,70 +127,57 @@ def predicted_cameras(prediction: Prediction) -> tuple[Tensor, Tensor]:
     return decode_poses(sound, (height, width))
 
 
-def source_cameras(prediction: Prediction, scenes: Scenes) -> tuple[Tensor, Tensor]:
-    """Extrinsics (B,T,V,3,4) and intrinsics (B,T,V,3,3) that splats are made with: the true ones
-    where the model was given them, else the predicted ones."""
-    if scenes.rays is None:
-        return predicted_cameras(prediction)
+def captured_lenses(prediction: Prediction, scenes: Scenes, lenses: Tensor) -> Tensor:
+    """Intrinsics (B,T,N,3,3) of captured cameras (B,N,3,3) for a predicted world: where the model
+    sees the sources through longer lenses than they had, so must the targets be."""
     times = scenes.frames.shape[1]
-    return tuple(  # type: ignore[return-value]
-        x[:, None].expand(-1, times, *x.shape[1:]) for x in (scenes.extrinsics, scenes.intrinsics)
-    )
-
-
-def target_cameras(
-    prediction: Prediction, scenes: Scenes, *, whole_clip: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Where the captured target cameras are in the predicted world: (B,T,N,3,4), (B,T,N,3,3).
-
-    The similarity that takes the captured source cameras to the predicted ones takes the targets
-    along, and focal lengths change as the sources' did. whole_clip: one similarity for all
-    timesteps, as somebody sees who looks at the result; else each has its own.
-    """
-    times, views = scenes.frames.shape[1:3]
-    aims = scenes.target_extrinsics[:, None].expand(-1, times, -1, -1, -1)
-    lenses = scenes.target_intrinsics[:, None].expand(-1, times, -1, -1, -1)
+    lenses = lenses[:, None].expand(-1, times, -1, -1, -1)
     if scenes.rays is not None:
-        return aims, lenses
-    found, found_lenses = (x.detach() for x in predicted_cameras(prediction))
-    true = scenes.extrinsics[:, None].expand(-1, times, -1, -1, -1)
-    true_lenses = scenes.intrinsics[:, None].expand_as(found_lenses)
-    focal = torch.stack([found_lenses[..., i, i] / true_lenses[..., i, i] for i in (0, 1)], -1)
-    if whole_clip:
-        similarity = align(found.flatten(1, 2), true.flatten(1, 2))
-        similarity = Similarity(
-            *(
-                x[:, None].expand(-1, times, *x.shape[1:])
-                for x in (similarity.scale, similarity.rotation, similarity.translation)
-            )
-        )
-        zoom = focal.flatten(1, 2).median(1).values[:, None].expand(-1, times, -1)
-    else:
-        similarity = align(found, true)
-        zoom = focal.median(2).values  # (B,T,2)
+        return lenses
+    found = predicted_cameras(prediction)[1].detach()
+    true = scenes.intrinsics[:, None].expand_as(found)
     scaled = lenses.clone()
     for i in (0, 1):
-        scaled[..., i, i] = lenses[..., i, i] * zoom[:, :, None, i]
-    return similarity.moved(aims), scaled
+        zoom = (found[..., i, i] / true[..., i, i]).flatten(1).median(1).values
+        scaled[..., i, i] = lenses[..., i, i] * zoom[:, None, None]
+    return scaled
 
 
-def splats_of(
-    model: Reconstructor, prediction: Prediction, scenes: Scenes
+def captured_splats(
+    model: Reconstructor, prediction: Prediction, scenes: Scenes, *, whole_clip: bool = False
 ) -> tuple[Splats, Tensor, Tensor]:
-    """Gaussians (B,T,V*H*W,...), which of them to draw (B,T,V*H*W) bool, and what is behind (B,3).
+    """Gaussians (B,T,V*H*W,...) in the world of the captured cameras, which of them to draw
+    (B,T,V*H*W) bool, and what is behind (B,3).
 
-    Pixels that the model takes for sky make no Gaussians; their median colour is the background.
+    Predicted cameras are laid over the captured ones of the same views by a similarity, and the
+    Gaussians go along; lenses change instead (`captured_lenses`) and learn nothing from pictures.
+    Where the model was given the cameras they are its own. whole_clip: one similarity for all
+    timesteps, as somebody sees who looks at the result; else each has its own. Pixels that the
+    model takes for sky make no Gaussians; their median colour is the background.
     """
-    extrinsics, intrinsics = source_cameras(prediction, scenes)
-    raw = model.raw_splats(prediction, scenes.frames, extrinsics=extrinsics, intrinsics=intrinsics)
+    times = scenes.frames.shape[1]
+    true = scenes.extrinsics[:, None].expand(-1, times, -1, -1, -1)
+    if scenes.rays is None:
+        extrinsics, intrinsics = predicted_cameras(prediction)
+    else:
+        extrinsics = true
+        intrinsics = scenes.intrinsics[:, None].expand(-1, times, -1, -1, -1)
+    raw = model.raw_splats(
+        prediction, scenes.frames, extrinsics=extrinsics, intrinsics=intrinsics.detach()
+    )
     splats = activate(raw)
-    batch = len(scenes.frames)
+    if scenes.rays is None and whole_clip:
+        one = align(extrinsics.flatten(1, 2), true.flatten(1, 2))
+        parts = (x[:, None] for x in (one.scale, one.rotation, one.translation))
+        splats = Similarity(*parts).moved(splats)
+    elif scenes.rays is None:
+        splats = align(extrinsics, true).moved(splats)
     keep = torch.ones_like(splats.opacities, dtype=torch.bool)
-    behind = scenes.frames.new_zeros(batch, 3)
+    behind = scenes.frames.new_zeros(len(scenes.frames), 3)
     if prediction.surface is not None:
         keep = (prediction.surface >= 0).flatten(2)  # a fresh head says 0: nothing is sky yet
         colours = scenes.frames.permute(0, 1, 2, 4, 5, 3).flatten(2, 4)  # (B,T,VHW,3)
-        for b in range(batch):
+        for b in range(len(behind)):
             if not keep[b].all():
                 behind[b] = colours[b][~keep[b]].median(0).values
     return splats, keep, behind
@@ -208,10 +221,11 @@ def draw(
 def novel_views(
     model: Reconstructor, prediction: Prediction, scenes: Scenes, *, whole_clip: bool = False
 ) -> View:
-    """What the targets' cameras see of a prediction's Gaussians."""
-    extrinsics, intrinsics = target_cameras(prediction, scenes, whole_clip=whole_clip)
-    height, width = scenes.frames.shape[-2:]
-    return draw(*splats_of(model, prediction, scenes), extrinsics, intrinsics, height, width)
+    """What the targets' cameras see of a prediction's Gaussians, depth in the captured unit."""
+    found = captured_splats(model, prediction, scenes, whole_clip=whole_clip)
+    lenses = captured_lenses(prediction, scenes, scenes.target_intrinsics)
+    aims = scenes.target_extrinsics[:, None].expand(-1, lenses.shape[1], -1, -1, -1)
+    return draw(*found, aims, lenses, *scenes.frames.shape[-2:])
 
 
 def perceptual_distance(lpips: str, device: torch.device | str) -> tuple[Distance, str]:
@@ -227,25 +241,25 @@ def photometric_loss(
 ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     """MSE + perceptual * distance over all pictures (paper, section 3.2), and its parts.
 
-    own: how many source views are targets too, by the cameras their splats were made with.
-    geometry: weight of the losses of depth, sky and cameras, where the truth is known.
+    own: how many source views are targets too. geometry: weight of the losses of depth, sky and
+    cameras, where the truth is known.
     """
-    extrinsics, intrinsics = target_cameras(prediction, scenes)
-    truth = scenes.targets
+    truth, aims, lenses = scenes.targets, scenes.target_extrinsics, scenes.target_intrinsics
     if own:
-        mine = source_cameras(prediction, scenes)
-        extrinsics = torch.cat([extrinsics, mine[0][:, :, :own].detach()], 2)
-        intrinsics = torch.cat([intrinsics, mine[1][:, :, :own].detach()], 2)
         truth = torch.cat([truth, scenes.frames[:, :, :own]], 2)
+        aims = torch.cat([aims, scenes.extrinsics[:, :own]], 1)
+        lenses = torch.cat([lenses, scenes.intrinsics[:, :own]], 1)
     height, width = truth.shape[-2:]
-    splats, keep, behind = splats_of(model, prediction, scenes)
-    shown = draw(splats, keep, behind, extrinsics, intrinsics, height, width)
+    shown = draw(
+        *captured_splats(model, prediction, scenes),
+        aims[:, None].expand(-1, truth.shape[1], -1, -1, -1),
+        captured_lenses(prediction, scenes, lenses), height, width,
+    )  # fmt: skip
     made = shown.color.permute(0, 1, 2, 5, 3, 4).flatten(0, 2)  # (BTN,3,H,W)
     wanted = truth.flatten(0, 2)
     squared = (made - wanted).square().mean()
     seen = distance(made, wanted).mean()
-    # The last term is 0: where nothing is drawn the loss still has something to differentiate.
-    loss = squared + perceptual * seen + 0.0 * splats.opacities.sum()
+    loss = squared + perceptual * seen
     parts = {"mse": float(squared.detach()), "perceptual": float(seen.detach())}
     if geometry > 0 and scenes.depth is not None:
         encoded = encode_poses(scenes.extrinsics, scenes.intrinsics, (height, width))
@@ -253,4 +267,14 @@ def photometric_loss(
         extra, named = geometry_loss(prediction, scenes.depth, cameras)
         loss = loss + geometry * extra
         parts |= named
-    return loss, parts
+    return anchored(loss, prediction), parts
+
+
+def anchored(loss: Tensor, prediction: Prediction) -> Tensor:
+    """The same loss, but a function of everything that was predicted: where nothing is drawn it can
+    still be differentiated, and processes that train together wait for the same gradients."""
+    dense = (prediction.depth, prediction.confidence, prediction.surface, prediction.gaussians)
+    for found in (*dense, *prediction.poses):
+        if found is not None:
+            loss = loss + (0.0 * found).nan_to_num(0.0, 0.0, 0.0).sum()
+    return loss

@@ -26,6 +26,7 @@ from viewtime.training.reconstructor import TrainConfig, training_batch
 from viewtime.training.reconstructor_loss import geometry_loss
 from viewtime.training.reconstructor_novel import (
     Distance,
+    anchored,
     drawing_device,
     perceptual_distance,
     photometric_loss,
@@ -225,11 +226,13 @@ def _stream(recipe: Recipe, number: int, start: int, accelerator: Any) -> Any:
     stage, device = recipe.stages[number], accelerator.device
     if stage.kind == "geometry":
         return iter(())
-    make = partial(
-        _numbered_scenes, recipe, number, accelerator.process_index, accelerator.num_processes,
-        "cpu" if recipe.beside else str(device),
-    )  # fmt: skip
-    return common.examples(make, start, stage.steps, beside=recipe.beside)
+    place = "cpu" if recipe.beside else str(device)
+    mine = (recipe, number, accelerator.process_index, accelerator.num_processes, place)
+    if not recipe.beside:
+        return map(partial(_numbered_scenes, *mine), range(start, stage.steps))
+    # Arrays travel whole; a tensor would be shared, and be gone with the process that made it.
+    make = partial(_numbered_arrays, *mine)
+    return map(_from_arrays, common.examples(make, start, stage.steps, beside=True))
 
 
 def _numbered_scenes(
@@ -237,6 +240,19 @@ def _numbered_scenes(
 ) -> Scenes:
     stage = recipe.stages[number]
     return stage_scenes(recipe, stage, number, step, process, processes, device)
+
+
+def _numbered_arrays(*which: Any) -> dict[str, Any]:
+    scenes = _numbered_scenes(*which)
+    values = {f.name: getattr(scenes, f.name) for f in dataclasses.fields(scenes)}
+    return {name: None if x is None else x.numpy() for name, x in values.items()}
+
+
+def _from_arrays(values: dict[str, Any]) -> Scenes:
+    tensors: dict[str, Any] = {
+        name: None if x is None else torch.from_numpy(x) for name, x in values.items()
+    }
+    return Scenes(**tensors)
 
 
 def _geometry_step(
@@ -253,7 +269,7 @@ def _geometry_step(
     prediction = wrapped(batch.frames, batch.rays, trunk_dtype=half)
     cameras = batch.cameras if batch.rays is None else None
     loss, parts = geometry_loss(prediction, batch.depth, cameras)
-    accelerator.backward(loss)
+    accelerator.backward(anchored(loss, prediction))
     return _shared({"loss": float(loss.detach()), **parts}, accelerator)
 
 
