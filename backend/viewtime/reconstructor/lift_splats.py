@@ -94,13 +94,15 @@ def learned_gaussians(
             for x in (certain, surface)
         )
         keep = (keep | sure) & there
-        for t in range(times):
+    # Whoever takes the Gaussians goes on between two yields: no gradient mode may be left to them.
+    for t in range(times):
+        with torch.no_grad():
             found = select(raw, 0, t, keep)
             if model.config.voxel_size > 0.0 and len(found.means):
                 found = merge_voxels(found, model.config.voxel_size)
             gaussians = to_gaussians(activate(found), min_opacity=FAINT)
-            gaussians.sh = np.ascontiguousarray(gaussians.sh[:, : (MAX_DEGREE + 1) ** 2])
-            yield transform(gaussians, to_world)
+        gaussians.sh = np.ascontiguousarray(gaussians.sh[:, : (MAX_DEGREE + 1) ** 2])
+        yield transform(gaussians, to_world)
 
 
 def at_model_size(known: Float32, width: int, height: int) -> Float32:
