@@ -4,7 +4,6 @@ Never imports torch and never leaves a file outside pytest's own folders."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,11 +86,3 @@ def _capture(folder: Path, write_frames: Callable[[Path], object], times: int) -
 
 def _cell(view: int, time: int, file: int) -> Cell:
     return Cell(view, time, f"frames/{view}.{file}.png", f"depth/{view}.{file}.exr")
-
-
-@pytest.fixture(autouse=True)
-def no_test_leaves_gradients_off():
-    """Gradient mode is global: whatever switches it off for good breaks every training after it."""
-    yield
-    torch = sys.modules.get("torch")
-    assert torch is None or torch.is_grad_enabled(), "gradients were left switched off"

@@ -140,3 +140,14 @@ def test_a_memory_budget_changes_nothing_but_the_memory(scene):
     np.testing.assert_allclose(got.means, wanted.means, atol=1e-4)
     with pytest.raises(ViewtimeError, match="memory budget of 1e-06 GB"):
         reconstruct(model, bare, rig, memory_budget_gb=1e-6)
+
+
+def test_between_two_timesteps_gradients_are_as_they_were(scene):
+    """The steps come from a generator: what it switches off must be on again when it yields."""
+    grid, rig = scene
+    steps = reconstruct(model_with("residual"), FrameGrid(grid.frames, grid.known, grid.depth), rig)
+    next(steps)
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        next(steps)
+        assert not torch.is_grad_enabled()
