@@ -58,9 +58,9 @@ def job(farm: ModuleType):
         name="shot",
         work="EXPORT",
         add_on="bl_ext.user_default.viewtime",
-        blend="/work/a shot.blend",
+        blend="/shots/a shot.blend",
         ob="my splats",
-        out="/work/ply",
+        out="/shots/ply",
         first=3,
         last=27,
         chunk=10,
@@ -120,7 +120,7 @@ def test_a_flamenco_job_type_compiles_to_the_same_commands(farm, job, work, tmp_
     text = farm.flamenco(replace(job, work=work))
     settings = [json.loads(line.strip(" ,")) for line in text.splitlines() if '"key"' in line]
     values = {setting["key"]: setting["default"] for setting in settings}
-    assert values["blendfile"] == "/work/a shot.blend" and values["chunk_size"] == 10
+    assert values["blendfile"] == "/shots/a shot.blend" and values["chunk_size"] == 10
     assert (values["first"], values["last"]) == (3, 27)
     assert {setting["type"] for setting in settings} <= {"string", "int32"}
     node = shutil.which("node")
@@ -133,7 +133,7 @@ def test_a_flamenco_job_type_compiles_to_the_same_commands(farm, job, work, tmp_
     commands = [task["commands"][0]["parameters"] for task in tasks]
     assert len(tasks) == 3 and {command["exe"] for command in commands} == {"{blender}"}
     last = commands[-1]["args"]
-    assert last[:2] == ["--background", "/work/a shot.blend"]
+    assert last[:2] == ["--background", "/shots/a shot.blend"]
     if work == "EXPORT":
         assert last[-2:] == ["--frames", "23:27"]
         assert last[last.index("--object") + 1] == "my splats"
