@@ -10,6 +10,7 @@ from viewtime.generator.conditioning import Conditions, _FrameConv
 from viewtime.generator.errors import GeneratorError
 from viewtime.generator.load import load_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer
+from viewtime.generator.sampler import sample
 from viewtime_kernels import view_time_mask
 
 
@@ -47,6 +48,27 @@ def test_a_checkpoint_saved_by_diffusers_loads_as_it_is(stock_transformer, tmp_p
         ours = generator.model(x, torch.tensor([0.5]), no_conditions(x, text))
     assert set(generator.model.transformer.state_dict()) == keys
     assert (ours[:, 0].transpose(1, 2) - stock).abs().max() == 0.0
+
+
+def test_weights_in_bfloat16_take_float32_latents_as_they_do_on_a_gpu(stock_transformer, tmp_path):
+    from diffusers import WanTransformer3DModel
+
+    stock_transformer.save_pretrained(tmp_path)
+    half = WanTransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    settings = GeneratorConfig(prior_features=4)  # its embedding stays float32
+    x, known = torch.randn(1, 2, 3, 4, 4, 4), torch.tensor([[[1, 1, 1], [1, 0, 0]]]).bool()
+    conditions = Conditions(
+        torch.randn_like(x), known, torch.randn(1, 5, 8), torch.randn_like(x),
+        torch.rand(1, 2, 3, 3, 4, 4),
+    )  # fmt: skip
+    made = {}
+    for name, transformer in (("whole", stock_transformer), ("half", half)):
+        model = ViewTimeTransformer(transformer, settings).eval()
+        made[name] = sample(model, conditions, torch.randn(x.shape, generator=torch.Generator()
+                            .manual_seed(1)), [1.0, 0.5])  # fmt: skip
+    assert made["half"].dtype == torch.float32
+    off = (made["half"] - made["whole"]).norm() / made["whole"].norm()
+    assert 0 < off < 0.02
 
 
 def test_a_token_depends_on_its_row_and_column_and_on_nothing_else(stock_transformer):

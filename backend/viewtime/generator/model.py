@@ -172,11 +172,13 @@ class ViewTimeTransformer(nn.Module):
             exact = conditions.exactly_known
             x = torch.where(exact[..., None, None, None], conditions.reference.to(x), x)
             timestep = self._timestep_per_token(timestep, exact, height, width)
+        # Latents stay float32 through the steps; a big checkpoint's weights are bfloat16.
+        dtype = self.transformer.patch_embedding.weight.dtype
         try:
             out = self.transformer(
-                hidden_states=to_video(x),
+                hidden_states=to_video(x).to(dtype),
                 timestep=timestep,
-                encoder_hidden_states=conditions.text,
+                encoder_hidden_states=conditions.text.to(dtype),
                 return_dict=False,
             )[0]
             if self.prior_embedding is not None and self._features is not None:
@@ -220,7 +222,7 @@ class ViewTimeTransformer(nn.Module):
             if self.prior_embedding is None:
                 raise GeneratorError("this model was not made to take a prior")
             self._features = self.prior_embedding(conditions)
-            tokens = tokens + self.prior_embedding.proj(self._features)
+            tokens = tokens + self.prior_embedding.proj(self._features).to(tokens)
         return tokens
 
     @contextmanager
