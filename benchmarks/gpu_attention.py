@@ -15,19 +15,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gpu_predictions
 import peers
 import report
 import suite
 import torch
+from gpu_common import Run, peak_bytes, seconds
 from torch import Tensor
 
 from viewtime_kernels import flex, view_time_attention
-
-if TYPE_CHECKING:
-    from gpu import Run
 
 VIEWS, TIMES, HEADS, DIM = 8, 16, 32, 128
 BACKENDS = ("hopper", "triton", "inclusion_exclusion")
@@ -163,8 +161,8 @@ def goals(run: Run) -> list[str]:
             verdict = "met" if goal.outcome >= goal.least else "missed"
         rows.append([goal.text, f"{goal.least:g}", outcome, verdict])
         met[goal.text] = {"least": goal.least, "outcome": goal.outcome}
-    run.data["goals"] = met
-    return ["## Goals", "", *report.table(["goal", "at least", "outcome", ""], rows)]
+    run.data.setdefault("goals", {}).update(met)
+    return ["## Goals of attention", "", *report.table(["goal", "at least", "outcome", ""], rows)]
 
 
 def speed(run: Run, space: int, swept: float, done: float) -> list[str]:
@@ -305,30 +303,3 @@ def inputs(run: Run, space: int, heads: int) -> list[Tensor]:
         torch.randn(size, generator=generator, device=run.device, dtype=torch.bfloat16)
         for _ in range(4)
     ]
-
-
-def seconds(run: Run, each: Callable[[], object]) -> float:
-    """One call, by the device's own clock."""
-    if run.dry:
-        began = time.perf_counter()
-        each()
-        return time.perf_counter() - began
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    each()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
-
-
-def peak_bytes(run: Run, each: Callable[[], object]) -> int:
-    """The most allocated at once beyond what was there before, after a call that warms up."""
-    each()
-    if run.dry:
-        return 0
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    each()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before

@@ -69,7 +69,7 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def commit() -> str:
-    """The commit that is checked out, and whether the kernels differ from it."""
+    """The commit that is checked out, and whether the code differs from it."""
 
     def git(*arguments: str) -> str:
         try:
@@ -82,7 +82,8 @@ def commit() -> str:
     name = git("rev-parse", "--short", "HEAD")
     if not name:
         return "unknown"
-    changed = git("status", "--porcelain", "--", "kernels", "benchmarks", "tests/kernels")
+    changed = git("status", "--porcelain", "--", "backend", "kernels", "benchmarks",
+                  "tests/kernels")  # fmt: skip
     return f"{name} and changes" if changed else name
 
 

@@ -159,8 +159,10 @@ def train(recipe: FineTuning) -> Path:
     if recipe.compile:
         model.transformer.compile_repeated_blocks(fullgraph=True)
     optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.peak_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
-    )
+        parameters, lr=recipe.peak_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay,
+        # On a GPU the usual one makes copies as big as all that trains.
+        fused=accelerator.device.type == "cuda",
+    )  # fmt: skip
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     average = common.Average(wrapped, recipe.average) if recipe.average else None
     mixture, prompts = Mixture(**recipe.mixture), Prompts(generator)
