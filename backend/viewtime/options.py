@@ -13,6 +13,8 @@ from viewtime_formats.errors import ViewtimeError
 
 ROUTES = ("auto", "captured", "generated")
 GENERATED_SIZE = 128  # the size that the bundled models were trained at
+SOLVERS = ("euler", "unipc")  # viewtime.generator.sampler has what they are
+OFFLOADS = ("none", "block", "leaf")  # viewtime.generator.speed
 
 
 class OptionError(ViewtimeError):
@@ -42,36 +44,77 @@ class RunOptions:
     device: str = "auto"
     guidance: float | None = None
     memory_budget_gb: float | None = None
+    solver: str = "euler"
+    shift: float = 1.0
+    negative_prompt: str = ""
+    window: str | None = None
+    overlap: str | None = None
+    offload: str = "none"
+    compile: bool = False
+    cache: float | None = None
+
+    @property
+    def window_shape(self) -> tuple[int, int] | None:
+        """(views, times) made at once, None for the whole grid."""
+        return None if self.window is None else _pair("window", self.window)
+
+    @property
+    def overlap_shape(self) -> tuple[int, int] | None:
+        """(views, times) that a window shares with the one before it, None for the default."""
+        return None if self.overlap is None else _pair("overlap", self.overlap)
 
     def __post_init__(self) -> None:
-        if self.route not in ROUTES:
-            raise OptionError(f"route is {self.route!r}; one of {', '.join(ROUTES)} is needed")
+        _check_choice("route", self.route, ROUTES)
+        _check_choice("solver", self.solver, SOLVERS)
+        _check_choice("offload", self.offload, OFFLOADS)
         if self.size is not None:
             _check_integer("size", self.size, 16, 4096)
         _check_integer("steps", self.steps, 1, 1000)
         _check_integer("seed", self.seed, 0, 2**63 - 1)
-        if not isinstance(self.use_prior, bool):
-            raise OptionError(f"use_prior is {self.use_prior!r}; true or false is needed")
+        for name in ("use_prior", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} is {getattr(self, name)!r}; true or false is needed")
         for name in ("generator", "reconstructor"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise OptionError(f"{name} is {getattr(self, name)!r}; a name or path is needed")
-        noise = self.depth_noise
-        if isinstance(noise, bool) or not isinstance(noise, (int, float)) or not 0 <= noise < 1:
-            raise OptionError(f"depth_noise is {noise!r}; a number from 0 to below 1 is needed")
-        strength = self.guidance
-        if strength is not None and (
-            isinstance(strength, bool)
-            or not isinstance(strength, (int, float))
-            or not 1 <= strength <= 100
-        ):
-            raise OptionError(f"guidance is {strength!r}; a number from 1 to 100 is needed")
-        budget = self.memory_budget_gb
-        if budget is not None and (
-            isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget < 1e6
-        ):
-            raise OptionError(f"memory_budget_gb is {budget!r}; a number above 0 is needed")
+        if not isinstance(self.negative_prompt, str):
+            raise OptionError(f"negative_prompt is {self.negative_prompt!r}; a text is needed")
+        if not _is_number(self.depth_noise) or not 0 <= self.depth_noise < 1:
+            raise OptionError(
+                f"depth_noise is {self.depth_noise!r}; a number from 0 to below 1 is needed"
+            )
+        guidance = self.guidance
+        if guidance is not None and (not _is_number(guidance) or not 1 <= guidance <= 100):
+            raise OptionError(f"guidance is {guidance!r}; a number from 1 to 100 is needed")
+        if not _is_number(self.shift) or not 0 < self.shift <= 100:
+            raise OptionError(
+                f"shift is {self.shift!r}; a number above 0 is needed, 100 at most: 1 spreads the "
+                "steps evenly, 3 is what Wan's checkpoints want for 480 lines, 5 for 720"
+            )
+        for name in ("memory_budget_gb", "cache"):
+            value = getattr(self, name)
+            if value is not None and (not _is_number(value) or not 0 < value < 1e6):
+                raise OptionError(f"{name} is {value!r}; a number above 0 is needed")
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda:\d+", self.device):
             raise OptionError(f'device is {self.device!r}; "auto", "cpu" or "cuda:N" is needed')
+        self._check_windows()
+        if self.compile and self.offload == "leaf":
+            raise OptionError(
+                "compile is true and offload is 'leaf': a compiled block cannot have its layers "
+                "moved one by one; take offload 'block', or leave one of the two out"
+            )
+
+    def _check_windows(self) -> None:
+        window, overlap = self.window_shape, self.overlap_shape
+        if overlap is None:
+            return
+        if window is None:
+            raise OptionError(f"overlap is {self.overlap!r}, but there is no window to overlap")
+        if any(shared >= max(whole, 2) for shared, whole in zip(overlap, window)):
+            raise OptionError(
+                f"overlap is {self.overlap!r}; fewer views and fewer times than the window's "
+                f"{self.window!r} are needed"
+            )
 
 
 def options_from_dict(values: Any) -> RunOptions:
@@ -88,3 +131,22 @@ def options_from_dict(values: Any) -> RunOptions:
 def _check_integer(name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise OptionError(f"{name} is {value!r}; a whole number from {low} to {high} is needed")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise OptionError(f"{name} is {value!r}; one of {', '.join(choices)} is needed")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    """(views, times) of "VxT"."""
+    found = (
+        re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", value) if isinstance(value, str) else None
+    )
+    if found is None:
+        raise OptionError(f'{name} is {value!r}; views x times, such as "8x29", are needed')
+    return int(found[1]), int(found[2])

@@ -185,7 +185,13 @@ def fill(
 
     missing = int((~grid.known).sum())
     report.stage("load", 0, "loading the models")
-    generator = warm_generator(options.generator, options.device) if missing else None
+    generator = None
+    if missing:
+        generator = warm_generator(
+            options.generator, options.device, offload=options.offload, compile=options.compile,
+            cache=options.cache,
+        )  # fmt: skip
+        _check_it_fits(generator, grid, options)
     if to_lift:
         warm_reconstructor(options.reconstructor, options.device)
     seconds["load"] = report.elapsed()
@@ -210,33 +216,60 @@ def fill(
 
     frames = grid.frames
     if generator is not None:
-        from viewtime.generator.generation import generate
+        import numpy as np
 
         report.stage("generate", options.steps, f"{missing} of {grid.known.size} frames missing")
 
         def sampled(step: int, total: int, now: np.ndarray | None) -> None:
             if now is not None and preview.due():
-                preview.put_grid(now)
+                # Given frames are shown already; nan is where no window has come to yet.
+                preview.put_grid(now, ~grid.known & ~np.isnan(now[:, :, 0, 0, 0]))
                 preview.flush()
             report.step(step, total, "generating frames")
 
-        frames = generate(
-            generator,
-            grid,
-            prior=prior,
-            steps=options.steps,
-            seed=options.seed,
-            guidance=options.guidance,
-            prompt=capture.prompt,
-            on_step=sampled,
-            should_cancel=report.should_cancel,
-        )
+        frames = _generated(generator, grid, prior, capture, options, sampled, report.should_cancel)
         seconds["generate"] = report.elapsed()
         report.check()
     preview.put_grid(frames)
     preview.flush()
     full = FrameGrid(frames=frames, known=grid.known, depth=grid.depth)
     return Filled(full, rig, None if prior is None else prior.depth, background), seconds
+
+
+def _check_it_fits(generator: Any, grid: FrameGrid, options: RunOptions) -> None:
+    """Before the first long stage: that the memory, and the window, will do for this grid."""
+    from viewtime.generator.memory import free_memory, require_memory
+    from viewtime.generator.windows import plan_windows
+
+    window = options.window_shape
+    if window is not None:
+        plan_windows(generator, grid.known, window, options.overlap_shape)
+    require_memory(
+        generator, views=grid.views, times=grid.times, height=grid.height, width=grid.width,
+        free=free_memory(generator.device), window=window,
+    )  # fmt: skip
+
+
+def _generated(
+    generator: Any, grid: FrameGrid, prior: Any, capture: Capture, options: RunOptions,
+    on_step: Any, should_cancel: Any,
+) -> np.ndarray:  # fmt: skip
+    """All frames (V, T, 3, H, W): the whole grid at once, or in the windows that were asked for."""
+    from viewtime.generator.generation import generate
+    from viewtime.generator.windows import generate_in_windows
+
+    settings: dict[str, Any] = {
+        "prior": prior, "steps": options.steps, "seed": options.seed, "solver": options.solver,
+        "shift": options.shift, "guidance": options.guidance, "prompt": capture.prompt,
+        "negative_prompt": options.negative_prompt, "on_step": on_step,
+        "should_cancel": should_cancel,
+    }  # fmt: skip
+    window = options.window_shape
+    if window is None:
+        return generate(generator, grid, **settings)
+    return generate_in_windows(
+        generator, grid, window=window, overlap=options.overlap_shape, **settings
+    )
 
 
 def lift(

@@ -1,96 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text, memory, windows and the ways to run faster: what surrounds one forward pass."""
+"""Memory and text: what surrounds one forward pass."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from viewtime.generator import GeneratorError, generate
 from viewtime.generator.codec import PixelCodec
 from viewtime.generator.load import Generator, save_generator
 from viewtime.generator.memory import estimate_memory, require_memory
-from viewtime.generator.speed import cache_first_block, compile_blocks, no_cache, offload
+from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
 from viewtime.generator.text import clean_prompt, encode_prompts
-from viewtime.generator.windows import generate_in_windows, seam_error, spans
 
 
 @pytest.fixture
 def small(make_model):
     return Generator("small", make_model(), PixelCodec())
 
-
-@dataclass(frozen=True)
-class Grid:
-    frames: np.ndarray
-    known: np.ndarray
-    depth: np.ndarray | None = None
-
-
-def referenced(views, times, size=16):
-    frames = np.random.default_rng(0).random((views, times, 3, size, size), dtype=np.float32)
-    known = np.zeros((views, times), bool)
-    known[0] = known[:, 0] = True
-    return Grid(np.where(known[..., None, None, None], frames, 0), known)
-
-
-# ---- windows -------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 60), st.integers(2, 20), st.integers(1, 5))
-def test_windows_cover_all_and_overlap_enough(count, window, overlap):
-    if overlap >= window:
-        return
-    found = spans(count, window, overlap)
-    assert found[0].start == 0 and found[-1].stop == count
-    assert all(len(span) == min(count, window) for span in found)
-    assert all(b.start <= a.stop - overlap and b.stop > a.stop for a, b in zip(found, found[1:]))
-
-
-def test_windows_without_overlap_are_refused():
-    with pytest.raises(GeneratorError, match="windows of 4 with an overlap of 4: .* from 1 to 3"):
-        spans(9, 4, 4)
-
-
-def test_one_window_is_the_plain_way_and_several_anchor_on_what_was_made(small):
-    grid = referenced(4, 7)
-    plain = generate(small, grid, prior=None, steps=2, seed=5)
-    whole = generate_in_windows(
-        small, grid, prior=None, steps=2, seed=5, views_at_once=4, times_at_once=7
-    )
-    assert np.array_equal(plain, whole)
-    progress = []
-    parts = generate_in_windows(
-        small, grid, prior=None, steps=2, seed=5, views_at_once=3, times_at_once=4,
-        overlap_times=2, on_step=lambda done, total, _: progress.append((done, total)),
-    )  # fmt: skip
-    assert np.array_equal(parts[grid.known], grid.frames[grid.known])
-    assert not (parts[~grid.known] == 0).all(axis=(1, 2, 3)).any()  # every cell was made
-    assert progress[0] == (1, 12) and progress[-1] == (12, 12)
-    # The first window is the same as that part of the grid alone.
-    first = Grid(grid.frames[:3, :4], grid.known[:3, :4])
-    assert np.array_equal(parts[:3, :4], generate(small, first, prior=None, steps=2, seed=5))
-
-
-def test_a_seam_is_where_windows_meet_and_nowhere_else():
-    truth = np.zeros((1, 6, 3, 2, 2))
-    frames = truth.copy()
-    frames[:, 4:] += 0.5  # a jump between times 3 and 4
-    at_seam = seam_error(frames, truth, [range(0, 4), range(2, 6)])
-    assert at_seam["seam"] == 0.5 and at_seam["inside"] == 0
-    elsewhere = seam_error(frames, truth, [range(0, 3), range(2, 6)])
-    assert elsewhere["seam"] == 0 and elsewhere["inside"] > 0
-
-
-# ---- memory --------------------------------------------------------------------------------------
 
 MEASURE = """
 import json, sys, resource
@@ -129,15 +62,41 @@ def test_the_estimate_bounds_what_a_forward_pass_takes():
     assert 0.3 * estimate < peak < 1.1 * estimate
 
 
-def test_too_much_is_refused_with_what_would_fit(small):
-    size = dict(views=8, height=256, width=256)
-    need = estimate_memory(small, times=9, **size)
-    free = need.peak - need.weights
-    assert require_memory(small, times=9, free=free, **size) == need
-    with pytest.raises(GeneratorError, match=r"8 views x 9 times of 256 x 256 px need .* 5 times"):
-        require_memory(small, times=9, free=int(free * 0.7), **size)
-    with pytest.raises(GeneratorError, match="not even one time fits: take fewer views"):
-        require_memory(small, times=9, free=1000, **size)
+def test_too_much_is_refused_with_the_option_that_would_fit(small):
+    size = dict(height=256, width=256)
+
+    def need(views, times, **size):
+        found = estimate_memory(small, views=views, times=times, **size)
+        return found.peak - found.weights
+
+    def check(free, window=None):
+        return require_memory(small, views=8, times=9, free=free, window=window, **size)
+
+    estimate = estimate_memory(small, views=8, times=9, **size)
+    assert check(need(8, 9, **size)) == estimate
+    with pytest.raises(GeneratorError, match=r"8 views x 9 times of 256 x 256 px need") as refused:
+        check(need(8, 6, **size))
+    assert "a window of 8 x 6 would fit (window 8x6)" in str(refused.value)
+    check(need(8, 6, **size), window=(8, 6))  # the advice is right
+    with pytest.raises(GeneratorError, match=r"8 views x 7 times at once, need about"):
+        check(need(8, 6, **size), window=(8, 7))
+    # Not even the smallest window: smaller frames. What is said then fits, and a patch more not.
+    with pytest.raises(GeneratorError, match=r"\(size 128, window 2x2\)"):
+        check(need(2, 2, height=128, width=128))
+    with pytest.raises(GeneratorError, match="nothing smaller fits either"):
+        check(1000)
+
+
+def test_offloaded_weights_are_counted_where_they_are():
+    model = ViewTimeTransformer(
+        new_transformer(layers=4, heads=1, head_dim=24, ffn=32), GeneratorConfig(text_tokens=0)
+    )
+    here = Generator("four", model, PixelCodec())
+    size = dict(views=2, times=2, height=16, width=16)
+    whole, away = (estimate_memory(g, **size) for g in (here, replace(here, offload="block")))
+    blocks = sum(p.numel() * 4 for p in model.transformer.blocks.parameters())
+    # Two of the four are there at once: one at work and the next one on its way.
+    assert whole.weights - away.weights == blocks // 2 and away.forward == whole.forward
 
 
 # ---- text ----------------------------------------------------------------------------------------
@@ -210,43 +169,3 @@ def test_a_prompt_changes_what_is_generated(with_text, make_model, make_grid, tm
     assert np.abs(cat - runs).max() > 1e-4
     guided = generate(generator, grid, prior=None, steps=2, guidance=4.0, prompt="a red cat")
     assert np.abs(cat - guided).max() > 1e-4
-
-
-# ---- speed ---------------------------------------------------------------------------------------
-
-
-def test_a_cache_that_never_hits_changes_nothing_and_one_that_does_skips_blocks(small, make_grid):
-    grid, _ = make_grid()
-    plain = generate(small, grid, prior=None, steps=4)
-    ran = []
-    last = small.model.transformer.blocks[-1].ffn
-    last.register_forward_hook(lambda *_: ran.append(1))
-    cache_first_block(small, 1e-9)
-    np.testing.assert_allclose(generate(small, grid, prior=None, steps=4), plain, atol=1e-6)
-    assert len(ran) == 4
-    no_cache(small)
-    ran.clear()
-    cache_first_block(small, 1e9)
-    generate(small, grid, prior=None, steps=4)
-    assert len(ran) == 1
-    ran.clear()
-    generate(small, grid, prior=None, steps=4)  # nothing is kept from one run to the next
-    assert len(ran) == 1
-    no_cache(small)
-    np.testing.assert_allclose(generate(small, grid, prior=None, steps=4), plain, atol=1e-6)
-
-
-def test_compiled_blocks_give_the_same_frames(small, make_grid):
-    grid, _ = make_grid()
-    plain = generate(small, grid, prior=None, steps=1)
-    compile_blocks(small)
-    np.testing.assert_allclose(generate(small, grid, prior=None, steps=1), plain, atol=1e-4)
-
-
-def test_an_unknown_offload_is_refused_and_a_known_one_gives_the_same(small, make_grid):
-    grid, _ = make_grid()
-    plain = generate(small, grid, prior=None, steps=1)
-    with pytest.raises(GeneratorError, match="offload is 'disk', must be one of none, block, leaf"):
-        offload(small, "disk", torch.device("cpu"))
-    offload(small, "leaf", torch.device("cpu"))
-    np.testing.assert_allclose(generate(small, grid, prior=None, steps=1), plain, atol=1e-6)

@@ -22,33 +22,6 @@ from viewtime_formats.errors import CaptureError, ViewtimeError
 from viewtime_formats.splats import SequenceWriter, read_sequence
 
 
-@pytest.fixture(scope="module")
-def small_models(tmp_path_factory) -> dict[str, str]:
-    """Random weights of the real architectures, small: what comes out is noise, but all of it."""
-    import torch
-
-    from viewtime.generator.load import save_generator
-    from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
-    from viewtime.reconstructor.config import ReconstructorConfig
-    from viewtime.reconstructor.load import save_reconstructor
-    from viewtime.reconstructor.model import Reconstructor
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models")
-    transformer = new_transformer(layers=2, heads=1, head_dim=24, ffn=32)
-    torch.nn.init.normal_(transformer.proj_out.weight, std=0.02)
-    config = GeneratorConfig(
-        prediction="sample", prior_features=8, sigma=0.05, t_max=8, text_tokens=0
-    )
-    save_generator(folder / "generator", ViewTimeTransformer(transformer, config))
-    small = ReconstructorConfig.small(dim=32, depth=4, heads=2, head_channels=(8, 8, 8, 8))
-    save_reconstructor(folder / "reconstructor", Reconstructor(small))
-    return {
-        "generator": str(folder / "generator"),
-        "reconstructor": str(folder / "reconstructor"),
-    }
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -366,8 +339,26 @@ def test_a_disk_that_really_is_full_is_one_line_and_leaves_nothing(full_capture,
         ({"guidance": 0.5}, "guidance is 0.5; a number from 1 to 100 is needed"),
         ({"memory_budget_gb": 0}, "memory_budget_gb is 0; a number above 0 is needed"),
         ({"device": "tpu"}, "device is 'tpu'"),
+        ({"solver": "heun"}, "solver is 'heun'; one of euler, unipc is needed"),
+        ({"shift": 0}, "shift is 0; a number above 0 is needed, 100 at most"),
+        ({"negative_prompt": None}, "negative_prompt is None; a text is needed"),
+        ({"window": "8"}, "window is '8'; views x times, such as \"8x29\", are needed"),
+        ({"window": [8, 29]}, "window is [8, 29]; views x times"),
+        ({"overlap": "1x1"}, "overlap is '1x1', but there is no window to overlap"),
+        (
+            {"window": "8x29", "overlap": "1x29"},
+            "overlap is '1x29'; fewer views and fewer times than the window's '8x29' are needed",
+        ),
+        ({"offload": "disk"}, "offload is 'disk'; one of none, block, leaf is needed"),
+        ({"compile": "yes"}, "compile is 'yes'; true or false is needed"),
+        ({"compile": True, "offload": "leaf"}, "take offload 'block', or leave one of the two"),
+        ({"cache": 0}, "cache is 0; a number above 0 is needed"),
+        ({"cache": True}, "cache is True; a number above 0 is needed"),
         ({"generator": ""}, "generator is ''; a name or path is needed"),
-        ({"colour": 1}, "options: 'colour' is unknown; known are depth_noise, device, generator"),
+        (
+            {"colour": 1},
+            "options: 'colour' is unknown; known are cache, compile, depth_noise, device",
+        ),
     ],
 )
 def test_an_option_without_a_meaning_is_refused_by_name(options, words):

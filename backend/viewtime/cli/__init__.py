@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from viewtime.cli import measure, weights
+from viewtime.cli import generating, measure, weights
 from viewtime.cli.terminal import ProgressLine, add_threads, command, set_threads
 
 EXIT_ERROR = 2
@@ -49,16 +49,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     options = pipeline.RunOptions(
         route=arguments.route,
-        size=arguments.size,
-        steps=arguments.steps,
-        seed=arguments.seed,
-        use_prior=not arguments.no_prior,
-        generator=arguments.generator,
         reconstructor=arguments.reconstructor,
-        depth_noise=arguments.depth_noise,
-        device=arguments.device,
-        guidance=arguments.guidance,
         memory_budget_gb=arguments.memory_gb,
+        **generating.options(arguments),
     )
     with ProgressLine(sys.stderr) as line:
         result = pipeline.run(arguments.capture, arguments.out, options, on_progress=line.show)
@@ -75,11 +68,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     set_threads(arguments.threads)
     from viewtime import pipeline
 
-    options = pipeline.RunOptions(
-        size=arguments.size, steps=arguments.steps, seed=arguments.seed,
-        use_prior=not arguments.no_prior, generator=arguments.generator, device=arguments.device,
-        guidance=arguments.guidance, depth_noise=arguments.depth_noise,
-    )  # fmt: skip
+    options = pipeline.RunOptions(**generating.options(arguments))
     with ProgressLine(sys.stderr) as line:
         grid = pipeline.generate(arguments.capture, arguments.out, options, on_progress=line.show)
     print(f"all frames -> {grid}")
@@ -187,10 +176,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--route", choices=("auto", "captured", "generated"), default="auto")
     run.add_argument("--reconstructor", default="bundled", help="name or folder of the model")
     _add_memory(run)
-    _add_generating(run)
+    generating.add(run)
 
     generate = command(commands, "generate", _generate, "fill a Capture's grid with frames")
-    _add_generating(generate)
+    generating.add(generate)
 
     reconstruct = command(commands, "reconstruct", _reconstruct, "lift a full grid to splats")
     reconstruct.add_argument("grid", type=Path, help="FrameGrid folder, as generate writes it")
@@ -259,23 +248,3 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="memory that the reconstructor's model may take (default: no bound)",
     )
-
-
-def _add_generating(parser: argparse.ArgumentParser) -> None:
-    """What `run` and `generate` share."""
-    parser.add_argument("capture", type=Path, help="Capture folder")
-    parser.add_argument("out", type=Path, help="output folder: new, empty, or of an earlier run")
-    parser.add_argument("--size", type=int, help="height in pixels to work at")
-    parser.add_argument("--steps", type=int, default=4, help="steps of the generator (default 4)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-prior", action="store_true", help="generate without reprojection")
-    parser.add_argument("--generator", default="bundled", help="name or folder of the model")
-    parser.add_argument(
-        "--depth-noise",
-        type=float,
-        default=0.0,
-        help="relative error of the capture's depth: 0 from a renderer, about 0.01 from photos",
-    )
-    parser.add_argument("--guidance", type=float, help="of the prompt (default: the model's own)")
-    parser.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N"')
-    add_threads(parser)

@@ -38,6 +38,7 @@ def generate(
     negative_prompt: str = "",
     solver: str = "euler",
     shift: float = 1.0,
+    texts: Tensor | None = None,
     on_step: Preview | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> np.ndarray:
@@ -46,8 +47,10 @@ def generate(
     prior: frames and validity for the unseen cells, or None. Where the model was not made to take
     one, the prior's pixels lead it by latent replacement (see `sampler.keep_pixels`).
     prompt, negative_prompt: see `text`; guidance: of the prompt, None as `default_guidance` has it.
+    texts: both prompts as `encode_texts` gives them, where that has been done already.
     solver, shift: see `sampler`. on_step(step, steps, frames) gets what the grid would be if
-    sampling ended there, (V, T, 3, H, W); a cheap look at the latents where there is a VAE.
+    sampling ended there, (V, T, 3, h, w): a cheap look at the latents, and as small as these,
+    where there is a VAE.
     With a prior, no more steps are taken than the model's `steps_with_prior`.
     The same seed gives the same frames on one device.
     Raises GeneratorError where grid and model do not fit, Cancelled soon after should_cancel().
@@ -56,7 +59,8 @@ def generate(
     schedule = linear_schedule(min(steps, most) if most else steps, shift)
     if guidance is None:
         guidance = default_guidance(generator, grid.known)
-    texts = generator.encode_text([prompt] if guidance == 1 else [prompt, negative_prompt])
+    if texts is None:
+        texts = encode_texts(generator, prompt, negative_prompt, guidance)
     conditions = make_conditions(generator, grid, prior, texts[:1])
     noise = torch.randn(
         conditions.reference.shape, generator=torch.Generator().manual_seed(seed)
@@ -74,13 +78,29 @@ def generate(
         if codec.spatial == 1:
             on_step(step, total, frames_of(latents))
         else:
-            on_step(step, total, latent_preview(latents[0]))
+            look = latent_preview(latents[0])
+            on_step(step, total, look[:, latent_of_time(grid.frames.shape[1], look.shape[1])])
 
     latents = sample(
         generator.model, conditions, noise, schedule, solver=solver, guidance=guidance,
         negative=texts[1:] if guidance != 1 else None, on_step=report, should_cancel=should_cancel,
     )  # fmt: skip
     return frames_of(latents)
+
+
+def encode_texts(
+    generator: Generator, prompt: str, negative_prompt: str, guidance: float
+) -> Tensor:
+    """Embeddings (1 or 2, L, text_dim): of the prompt, and of the negative one if it is needed."""
+    return generator.encode_text([prompt] if guidance == 1 else [prompt, negative_prompt])
+
+
+def latent_of_time(times: int, latent_times: int) -> list[int]:
+    """The latent that each of the times is in: the first has one of its own, then several share."""
+    if latent_times == 1:
+        return [0] * times
+    each = (times - 1) // (latent_times - 1)
+    return [0, *(1 + t // each for t in range(times - 1))]
 
 
 def default_guidance(generator: Generator, known: np.ndarray) -> float:

@@ -33,12 +33,15 @@ class Generator:
     """A model with the codec and the text encoder it was made for.
 
     folder: where it was read from. frame_multiple: what H and W must be multiples of.
+    offload, runs_on: how its weights are kept off the device, and which that is (see `speed`).
     """
 
     name: str
     model: ViewTimeTransformer
     codec: Codec
     folder: Path | None = None
+    offload: str = "none"
+    runs_on: torch.device | None = None
 
     @property
     def takes_text(self) -> bool:
@@ -65,7 +68,7 @@ class Generator:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(self.model.parameters()).device if self.runs_on is None else self.runs_on
 
     @property
     def frame_multiple(self) -> tuple[int, int]:
@@ -80,11 +83,13 @@ def load_generator(
     config: GeneratorConfig | None = None,
     vae_budget: int | None = None,
     vae_tiling: bool = False,
+    weights_on: str | torch.device | None = None,
 ) -> Generator:
     """Load a generator. "bundled" is the small one that comes with Viewtime.
 
     config: what to make of a stock checkpoint; None takes the folder's own, or the fused default.
-    vae_budget, vae_tiling: see `WanCodec`.
+    vae_budget, vae_tiling: see `WanCodec`. weights_on: where the transformer's weights wait that
+    will be brought to the device in parts (see `speed.offload`); None is the device itself.
 
     Weights become float32 on the CPU, bfloat16 elsewhere (but for what Wan keeps in float32).
     Raises GeneratorError when the folder is not a generator or holds unsafe or unfit weights.
@@ -121,7 +126,8 @@ def load_generator(
     added = _added_parts(model)
     if added:
         _load_added(model, folder / "added.safetensors")
-    return Generator(folder.name, model.to(device).eval(), codec, folder)
+    model = model.to(device if weights_on is None else weights_on)
+    return Generator(folder.name, model.eval(), codec, folder)
 
 
 def save_generator(

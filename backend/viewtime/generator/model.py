@@ -213,10 +213,10 @@ class ViewTimeTransformer(nn.Module):
         if added.any():
             mask = added.flatten(1)[:, None, :, None, None]  # (B, 1, V*T, 1, 1)
             reference = to_video(conditions.reference)
-            # Not embed(reference): that would come back to this hook.
-            embedded = nn.functional.conv3d(
-                reference.to(embed.weight.dtype), embed.weight, embed.bias, embed.stride
-            )
+            # Not embed(reference): that would come back to this hook. The weights may be off the
+            # device again when they are brought to it layer by layer.
+            weight, bias = (x.to(tokens.device) for x in (embed.weight, embed.bias))
+            embedded = nn.functional.conv3d(reference.to(weight.dtype), weight, bias, embed.stride)
             tokens = tokens + embedded * mask
         if conditions.prior is not None:
             if self.prior_embedding is None:

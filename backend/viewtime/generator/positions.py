@@ -60,7 +60,9 @@ class ViewTimePositions(nn.Module):
             )
             return torch.cat(parts, dim=-1).reshape(1, -1, 1, values.shape[1])
 
-        return table(stock.freqs_cos), table(stock.freqs_sin)
+        # The tables lie elsewhere where the weights are brought to the device in parts.
+        cos, sin = table(stock.freqs_cos), table(stock.freqs_sin)
+        return cos.to(hidden_states.device), sin.to(hidden_states.device)
 
     def _frames(self) -> list[int]:
         """The row of the table for each frame of the grid, in (view, time) order."""

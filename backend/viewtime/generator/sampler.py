@@ -115,19 +115,22 @@ def sample(
     start = source(conditions, noise, sigma=config.sigma, sigma_invalid=config.sigma_invalid)
     x = start
     model.forget_cache()
-    with model.calling_before_each_block(check):
-        for step, timestep in enumerate(scheduler.timesteps):
-            t = torch.as_tensor(schedule[step], device=noise.device).to(noise).expand(batch)
-            x = pin_known(keep_pixels(x, t, start, conditions), t, start, conditions)
-            velocity = model.velocity(x, t, conditions, cache="text")
-            if guidance != 1.0:
-                assert negative is not None
-                without = model.velocity(x, t, replace(conditions, text=negative), cache="none")
-                velocity = without + guidance * (velocity - without)
-            if on_step is not None:
-                ahead = x - t.view(-1, 1, 1, 1, 1, 1) * velocity
-                on_step(step + 1, len(schedule), _with_references(ahead, conditions))
-            x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
+    try:
+        with model.calling_before_each_block(check):
+            for step, timestep in enumerate(scheduler.timesteps):
+                t = torch.as_tensor(schedule[step], device=noise.device).to(noise).expand(batch)
+                x = pin_known(keep_pixels(x, t, start, conditions), t, start, conditions)
+                velocity = model.velocity(x, t, conditions, cache="text")
+                if guidance != 1.0:
+                    assert negative is not None
+                    without = model.velocity(x, t, replace(conditions, text=negative), cache="none")
+                    velocity = without + guidance * (velocity - without)
+                if on_step is not None:
+                    ahead = x - t.view(-1, 1, 1, 1, 1, 1) * velocity
+                    on_step(step + 1, len(schedule), _with_references(ahead, conditions))
+                x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
+    finally:
+        model.forget_cache()  # nobody shall pay for its memory between two jobs
     return _with_references(x, conditions)
 
 
