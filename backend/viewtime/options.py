@@ -56,12 +56,12 @@ class RunOptions:
     @property
     def window_shape(self) -> tuple[int, int] | None:
         """(views, times) made at once, None for the whole grid."""
-        return None if self.window is None else _pair("window", self.window)
+        return None if self.window is None else window_shape("window", self.window)
 
     @property
     def overlap_shape(self) -> tuple[int, int] | None:
         """(views, times) that a window shares with the one before it, None for the default."""
-        return None if self.overlap is None else _pair("overlap", self.overlap)
+        return None if self.overlap is None else window_shape("overlap", self.overlap)
 
     def __post_init__(self) -> None:
         _check_choice("route", self.route, ROUTES)
@@ -142,11 +142,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _pair(name: str, value: Any) -> tuple[int, int]:
-    """(views, times) of "VxT"."""
+def window_shape(name: str, value: Any) -> tuple[int, int]:
+    """(views, times) of "VxT". name: of the option, for the OptionError where it is not that."""
     found = (
         re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", value) if isinstance(value, str) else None
     )
     if found is None:
         raise OptionError(f'{name} is {value!r}; views x times, such as "8x29", are needed')
     return int(found[1]), int(found[2])
+
+
+def numbers(name: str, text: str) -> list[float]:
+    """The numbers of "0.05,0.1". Raises OptionError where one is none, or not above 0."""
+    found = []
+    for part in text.split(","):
+        try:
+            found.append(float(part))
+        except ValueError:
+            found.append(0.0)
+        if not 0 < found[-1] < 1e6:
+            raise OptionError(f"{name} is {text!r}; numbers above 0 are needed, with commas")
+    return found

@@ -35,9 +35,20 @@ def add(commands: Any) -> None:
     )
     generator.add_argument("--model", default="bundled", help="name or folder (default bundled)")
     generator.add_argument("--scenes", type=int, default=64, help="held-out scenes (default 64)")
-    generator.add_argument("--steps", type=int, default=4, help="sampling steps (default 4)")
+    generator.add_argument("--steps", type=int, help="sampling steps (default 4; --cache: 16)")
+    generator.add_argument("--views", type=int, default=5, help="of each grid (default 5)")
+    generator.add_argument("--times", type=int, default=5, help="of each grid (default 5)")
     generator.add_argument("--size", type=int, default=128, help="pixels (default 128)")
     generator.add_argument("--lpips", type=Path, help="safetensors file with the weights of LPIPS")
+    generator.add_argument(
+        "--cache", metavar="CHANGE[,...]",
+        help="instead: what FirstBlockCache costs in quality and saves in time at these thresholds",
+    )  # fmt: skip
+    generator.add_argument(
+        "--window", metavar="VxT[,...]",
+        help="instead: quality and seams of grids made in windows, beside the whole grid at once",
+    )  # fmt: skip
+    generator.add_argument("--overlap", metavar="VxT", help="of --window (default: a quarter)")
     generator.add_argument(
         "--table", choices=("2", "S1", "5", "S2"),
         help="repeat this table of the paper at small scale: trains what is not trained yet",
@@ -125,6 +136,8 @@ def _generator(arguments: argparse.Namespace) -> int:
         rows = generator_tables.run_table(arguments.table, arguments.folder, scale)
         print(generator_tables.markdown(rows, generator_tables.naive(scale)))
         return 0
+    if arguments.cache is not None or arguments.window is not None:
+        return _generator_speed(arguments)
     from viewtime.evaluation import generator as evaluation
     from viewtime.generator.load import load_generator
 
@@ -132,12 +145,45 @@ def _generator(arguments: argparse.Namespace) -> int:
         results = evaluation.evaluate(
             load_generator(arguments.model),
             scenes=arguments.scenes,
-            steps=arguments.steps,
+            views=arguments.views,
+            times=arguments.times,
+            steps=arguments.steps or 4,
             size=arguments.size,
             lpips=evaluation.load_metric(arguments.lpips),
             on_scene=lambda done, total: line.write(f"evaluate: scene {done} of {total}"),
         )
     print(evaluation.table(results))
+    return 0
+
+
+def _generator_speed(arguments: argparse.Namespace) -> int:
+    from viewtime.options import numbers, window_shape
+
+    thresholds = [] if arguments.cache is None else numbers("cache", arguments.cache)
+    windows = [] if arguments.window is None else [
+        window_shape("window", text) for text in arguments.window.split(",")
+    ]  # fmt: skip
+    overlap = None if arguments.overlap is None else window_shape("overlap", arguments.overlap)
+    from viewtime.evaluation import generator_speed as speed
+    from viewtime.generator.load import load_generator
+
+    model = load_generator(arguments.model)
+    task = speed.Task(
+        arguments.scenes, arguments.views, arguments.times, arguments.size,
+        arguments.steps or (16 if thresholds else 4),
+    )  # fmt: skip
+    tables = []
+    with ProgressLine(sys.stderr) as line:
+
+        def show(done: int, total: int) -> None:
+            line.write(f"evaluate: scene {done} of {total}")
+
+        if thresholds:
+            tables.append(speed.cache_table(speed.cache_costs(model, thresholds, task, show), task))
+        if windows:
+            costs = speed.window_costs(model, windows, task, overlap, show)
+            tables.append(speed.window_table(costs, task))
+    print("\n\n".join(tables))
     return 0
 
 
