@@ -163,13 +163,14 @@ def test_hub_ids_and_card_names_are_looked_up_for_safetensors_alone(file, monkey
 
     asked = []
 
-    def download(repo, *, allow_patterns, local_files_only):
-        asked.append((repo, tuple(allow_patterns), local_files_only))
+    def download(repo, *, revision, allow_patterns, local_files_only):
+        asked.append((repo, revision, tuple(allow_patterns), local_files_only))
         return str(file.parent)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     load_reconstructor("VGGT-1B", config=VGGT, local_files_only=True)
-    assert asked == [("facebook/VGGT-1B", ("*.json", "*.safetensors"), True)]
+    pinned = open_weights.card("VGGT-1B").revision
+    assert asked == [("facebook/VGGT-1B", pinned, ("*.json", "*.safetensors"), True)]
 
     def gated(*_, **__):
         raise GatedRepoError.__new__(GatedRepoError)

@@ -36,6 +36,7 @@ def _list(_: argparse.Namespace) -> int:
     for card in open_weights.CARDS:
         use = "" if card.commercial else ", non-commercial"
         print(f"  {card.name}: {card.what} ({card.licence}{use})")
+        print(f"    {card.repo}, {open_weights.pinned_as_text(card)}")
     return 0
 
 

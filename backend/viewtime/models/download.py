@@ -20,7 +20,7 @@ from viewtime_formats.atomic import write_json
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model")
 RECORD = "viewtime-download.json"
 """Written beside the files: repository, commit, and the sha256 of every file. The commit pins the
-model: a later download into the same folder asks for that very commit."""
+model where its card pins none: a later download into the folder asks for that very commit."""
 
 OnFile = Callable[[int, int, str], None]
 
@@ -37,16 +37,23 @@ def download(
 
     folder: None for the hub's own cache. on_file(done, total, name) before each file. pause:
     seconds before the second try, doubled before each further one. Interrupted, it goes on where
-    it was.
+    it was. The commit is the card's; where the card pins none, that of the first download into the
+    folder.
 
     Raises:
         ModelError: when the hub cannot be reached, refuses, holds no safetensors, or what came is
-            not what came the first time.
+            not what the card says, or what came the first time.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    pinned = _pinned(folder, card)
+    earlier = _pinned(folder, card)
+    if card.revision and earlier not in (None, card.revision):
+        raise ModelError(
+            f"{folder} holds commit {earlier} of {card.repo}, the card pins {card.revision}: "
+            "choose another folder"
+        )
+    pinned = card.revision or earlier
     api = HfApi()
 
     def attempt(call: Callable[[], object], what: str) -> object:
@@ -79,6 +86,8 @@ def download(
     )
     if not any(name.endswith(".safetensors") for name in names):
         raise ModelError(f"{card.name}: {card.url} holds no .safetensors files")
+    if absent := sorted(set(card.sha256) - set(names)):
+        raise ModelError(f"{card.name}: {card.url} at {commit} has no {absent[0]}")
     sums: dict[str, str] = {}
     root = folder
     for number, name in enumerate(names):
@@ -87,6 +96,11 @@ def download(
         fetch = partial(hf_hub_download, card.repo, name, revision=commit, local_dir=folder)
         path = Path(str(attempt(fetch, name)))
         sums[name] = _sha256(path)
+        if sums[name] != card.sha256.get(name, sums[name]):
+            raise ModelError(
+                f"{path}: not the file that its card pins: sha256 {sums[name]}, must be "
+                f"{card.sha256[name]}; remove it and download again"
+            )
         if root is None:
             root = path.parents[len(Path(name).parts) - 1]
     assert root is not None

@@ -6,15 +6,18 @@ Facts only: nothing here downloads, and no weights of these models are part of V
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from viewtime.models.bundled import ModelError
+from viewtime.models.pins import PINS, Pin
 
 
 @dataclass(frozen=True)
 class OpenWeights:
     """A card. commercial: whether its terms allow commercial use. gated: one must accept terms on
-    its page, signed in, before it can be downloaded. size: longer side of frames, pixels."""
+    its page, signed in, before it can be downloaded. size: longer side of frames, pixels. pin: the
+    commit and the checksums, as far as they are known."""
 
     name: str
     repo: str
@@ -25,10 +28,21 @@ class OpenWeights:
     gated: bool
     size: int
     note: str
+    pin: Pin = field(default_factory=Pin)
 
     @property
     def url(self) -> str:
         return f"https://huggingface.co/{self.repo}"
+
+    @property
+    def revision(self) -> str | None:
+        """The commit to download, or None: the newest, remembered from then on."""
+        return self.pin.commit
+
+    @property
+    def sha256(self) -> Mapping[str, str]:
+        """Checksums that files must have, by path; those of other files are not known."""
+        return self.pin.sha256
 
 
 RECONSTRUCTORS = (
@@ -37,11 +51,12 @@ RECONSTRUCTORS = (
         repo="facebook/VGGT-1B",
         what="cameras, depth, points and tracks of many views at once; no Gaussian head",
         parameters=1_256_537_516,
-        licence="CC BY-NC",
+        licence="CC BY-NC 4.0",
         commercial=False,
         gated=False,
         size=518,
         note="Research and other non-commercial use only.",
+        pin=PINS["VGGT-1B"],
     ),
     OpenWeights(
         name="VGGT-1B-Commercial",
@@ -52,7 +67,8 @@ RECONSTRUCTORS = (
         commercial=True,
         gated=True,
         size=518,
-        note="Comes as a PyTorch .pt file as far as is known: convert it to safetensors first.",
+        note="Loads as VGGT-1B does: the same names and shapes of tensors.",
+        pin=PINS["VGGT-1B-Commercial"],
     ),
     OpenWeights(
         name="AnySplat",
@@ -65,6 +81,7 @@ RECONSTRUCTORS = (
         size=448,
         note="Non-commercial in effect, as it derives from VGGT-1B. Copies of VGGT that its "
         "training compared with are left out when loading.",
+        pin=PINS["AnySplat"],
     ),
 )
 
@@ -79,23 +96,25 @@ GENERATORS = (
         name="Wan2.1-T2V-1.3B",
         repo="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
         what="text to video, 81 frames at 480 x 832",
-        parameters=1_419_000_000,
+        parameters=1_418_996_800,
         licence="Apache-2.0",
         commercial=True,
         gated=False,
         size=832,
         note=_STOCK_WAN,
+        pin=PINS["Wan2.1-T2V-1.3B"],
     ),
     OpenWeights(
         name="Wan2.1-T2V-14B",
         repo="Wan-AI/Wan2.1-T2V-14B-Diffusers",
         what="text to video, 81 frames at up to 720 x 1280",
-        parameters=14_288_000_000,
+        parameters=14_288_491_584,
         licence="Apache-2.0",
         commercial=True,
         gated=False,
         size=1280,
         note=_STOCK_WAN,
+        pin=PINS["Wan2.1-T2V-14B"],
     ),
     OpenWeights(
         name="Wan2.2-TI2V-5B",
@@ -107,6 +126,7 @@ GENERATORS = (
         gated=False,
         size=1280,
         note=_STOCK_WAN + ' References can be clean tokens: set references to "clean".',
+        pin=PINS["Wan2.2-TI2V-5B"],
     ),
 )
 CARDS = (*GENERATORS, *RECONSTRUCTORS)
@@ -128,12 +148,15 @@ def card(name: str) -> OpenWeights:
 
 
 def card_as_text(weights: OpenWeights) -> str:
-    """The card for a person, one fact a line."""
+    """The card for a person, one fact a line, checksums last."""
     size = f"{weights.parameters / 1e9:.2f} billion parameters"
+    if weights.pin.gigabytes:
+        size += f", about {weights.pin.gigabytes:g} GB to download"
     terms = "commercial use allowed" if weights.commercial else "non-commercial use only"
     lines = [
         f"{weights.name}: {weights.what}",
         f"  from     {weights.url}",
+        f"  commit   {weights.revision or 'pinned at first download: the newest one then'}",
         f"  size     {size}",
         f"  licence  {weights.licence} ({terms})",
         f"  note     {weights.note}",
@@ -142,4 +165,16 @@ def card_as_text(weights: OpenWeights) -> str:
         lines.append(
             "  gated    accept the terms on its page and log in with `hf auth login` first"
         )
+    if not weights.sha256:
+        lines.append("  sha256   pinned at first download: kept beside the files, checked later")
+    for name, value in weights.sha256.items():
+        lines.append(f"  sha256   {value} {name}")
     return "\n".join(lines)
+
+
+def pinned_as_text(weights: OpenWeights) -> str:
+    """How firmly a download is pinned, in a few words."""
+    if weights.revision is None:
+        return "pinned at first download"
+    checked = f"{len(weights.sha256)} sha256" if weights.sha256 else "sha256 from first download"
+    return f"commit {weights.revision[:8]}, {checked}"

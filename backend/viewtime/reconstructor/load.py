@@ -133,7 +133,12 @@ def _source(name_or_path: str | Path, local_files_only: bool) -> Path:
     try:
         patterns = ["*.json", "*.safetensors"]
         return Path(
-            snapshot_download(repo, allow_patterns=patterns, local_files_only=local_files_only)
+            snapshot_download(
+                repo,
+                revision=card.revision if card else None,
+                allow_patterns=patterns,
+                local_files_only=local_files_only,
+            )  # fmt: skip
         )
     except GatedRepoError as error:
         raise ModelError(
