@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from viewtime.cli.terminal import add_threads
-from viewtime.options import OFFLOADS, SOLVERS, OptionError
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +31,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_argument_group("the generator's steps")
     steps.add_argument("--steps", type=int, default=4, help="how many (default 4)")
     steps.add_argument(
-        "--solver", choices=SOLVERS, default="euler",
-        help="unipc is what Wan's checkpoints come with (default euler)",
+        "--solver", default="euler",
+        help="euler, or unipc, which Wan's checkpoints come with (default euler)",
     )  # fmt: skip
     steps.add_argument(
         "--shift", type=float, default=1.0,
@@ -56,9 +55,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="views x times that a window shares with the one before (default: a quarter of it)",
     )  # fmt: skip
     big.add_argument(
-        "--offload", choices=OFFLOADS, default="none",
-        help="keep weights in the computer's memory and bring them to the GPU by block or by "
-        "layer (default none)",
+        "--offload", default="none",
+        help="block or leaf: keep weights in the computer's memory and bring them to the GPU "
+        "block by block, or layer by layer (default none)",
     )  # fmt: skip
     big.add_argument(
         "--compile", action="store_true", help="torch.compile; takes minutes, then steps are faster"
@@ -98,4 +97,6 @@ def _threshold(text: str | None) -> float | None:
     try:
         return float(text)
     except ValueError as error:
+        from viewtime.options import OptionError
+
         raise OptionError(f'cache is {text!r}; a number above 0, or "off", is needed') from error
