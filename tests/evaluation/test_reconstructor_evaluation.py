@@ -8,11 +8,7 @@ import torch
 from viewtime.cli import main
 from viewtime.data.synthetic import sample_grid
 from viewtime.evaluation import reconstructor as evaluation
-from viewtime.evaluation.reconstructor_cameras import (
-    camera_errors,
-    cameras_in_predicted_world,
-    umeyama,
-)
+from viewtime.evaluation.reconstructor_cameras import camera_errors, cameras_in_predicted_world
 from viewtime.evaluation.reconstructor_datasets import (
     choose_views,
     evaluate_folders,
@@ -20,7 +16,7 @@ from viewtime.evaluation.reconstructor_datasets import (
     table,
 )
 from viewtime.media import write_png
-from viewtime.reconstructor.align import align_cameras
+from viewtime.reconstructor.align import align_cameras, align_points
 from viewtime.reconstructor.config import ReconstructorConfig
 from viewtime.reconstructor.load import save_reconstructor
 from viewtime.reconstructor.model import Prediction, Reconstructor
@@ -74,7 +70,7 @@ def test_camera_errors_are_those_that_were_made():
     bent = Rig((*row.cameras[:2], Camera("c2", 32, 32, INTRINSICS, np.c_[np.eye(3), [-1, -1, 0]])))
     errors = camera_errors(bent, row)
     assert errors["direction"] == pytest.approx((90.0 + 45.0) / 3, abs=1e-6)
-    scale, rotation, shift = umeyama(
+    scale, rotation, shift = align_points(
         np.stack([c.center for c in bent.cameras]), np.stack([c.center for c in row.cameras])
     )
     moved = scale * np.stack([c.center for c in bent.cameras]) @ rotation.T + shift

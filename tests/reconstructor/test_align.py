@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from viewtime.reconstructor.align import AlignmentError, align_cameras
+from viewtime.reconstructor.align import AlignmentError, align_cameras, align_points
 from viewtime.reconstructor.pose import matrix_from_quaternion
 from viewtime_formats.rig import Camera, Rig
 
@@ -166,3 +166,27 @@ def test_wrong_counts_and_scales_are_named():
         align_cameras(random_rig(rng, 3), random_rig(rng, 2))
     with pytest.raises(AlignmentError, match="scale is -1"):
         align_cameras(random_rig(rng, 2), random_rig(rng, 2), scale=-1)
+
+
+def test_points_alone_are_aligned_by_least_squares_whatever_a_mirror_would_fit():
+    rng = np.random.default_rng(4)
+    p, turn, shift = rng.normal(size=(6, 3)), rotation(rng), rng.normal(size=3)
+    found = align_points(p, 0.3 * p @ turn.T + shift)
+    for value, wanted in zip(found, (0.3, turn, shift)):
+        np.testing.assert_allclose(value, wanted, atol=1e-12)
+
+    q = p * [1, 1, -1] + 0.1 * rng.normal(size=p.shape)  # a mirror image, and noise
+    scale, own, moved_by = align_points(p, q)
+    assert np.linalg.det(own) == pytest.approx(1.0)
+
+    def squares(by: float, then: np.ndarray) -> float:
+        place = scale * (1 + by) * p @ (then @ own).T + moved_by
+        return float(np.square(place - q).sum())
+
+    still = squares(0.0, np.eye(3))
+    for _ in range(20):  # nothing near is better
+        near = small_turn(rng, 0.02)
+        assert squares(rng.normal(scale=0.02), near) >= still - 1e-9
+
+    scale, own, moved_by = align_points(np.ones((3, 3)), q[:3])
+    assert scale == 0.0 and np.allclose(moved_by, q[:3].mean(0))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from viewtime.reconstructor.align import Alignment
+from viewtime.reconstructor.align import Alignment, align_points
 from viewtime_formats.rig import Camera, Rig
 
 Float64 = NDArray[np.float64]
@@ -43,7 +43,7 @@ def camera_errors(predicted: Rig, true: Rig) -> dict[str, float]:
         found["direction"] = float(np.mean(directions))
     if size < 1e-9:
         return {**found, "ate": float("nan"), "rpe_place": float("nan"), "rpe_turn": float("nan")}
-    scale, rotation, shift = umeyama(p, q)
+    scale, rotation, shift = align_points(p, q)
     moved = scale * p @ rotation.T + shift
     found["ate"] = float(np.sqrt(np.square(moved - q).sum(1).mean())) / size
     steps, angles = [], []
@@ -54,16 +54,6 @@ def camera_errors(predicted: Rig, true: Rig) -> dict[str, float]:
     found["rpe_place"] = float(np.sqrt(np.mean(steps))) / size
     found["rpe_turn"] = float(np.sqrt(np.mean(np.square(angles))))
     return found
-
-
-def umeyama(p: Float64, q: Float64) -> tuple[float, Float64, Float64]:
-    """Least-squares (scale, rotation, translation) with q = scale R p + t for points (N,3)."""
-    a, b = p - p.mean(0), q - q.mean(0)
-    left, spread, right = np.linalg.svd(b.T @ a)
-    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right)) or 1.0])
-    rotation = left * signs @ right
-    scale = float((spread * signs).sum() / max(np.square(a).sum(), 1e-18))
-    return scale, rotation, q.mean(0) - scale * rotation @ p.mean(0)
 
 
 def cameras_in_predicted_world(

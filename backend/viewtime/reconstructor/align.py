@@ -32,6 +32,8 @@ WORST = 1.0
 """Median residual from which on an alignment means nothing: the rig's own size, or 57 degrees."""
 MAX_SETS = 2000
 """Minimal sets (pairs of cameras) that are tried at most."""
+Similarity = tuple[float, Float64, Float64]
+"""Scale, rotation (3,3) and translation (3,)."""
 
 
 class AlignmentError(ViewtimeError):
@@ -143,6 +145,17 @@ def align_cameras(predicted: Rig, captured: Rig, *, scale: float | None = None) 
     return Alignment(*best, inliers, np.degrees(angle), place, _method(q[inliers]))
 
 
+def align_points(p: Float64, q: Float64) -> Similarity:
+    """Least-squares (scale, rotation, translation) with q = scale R p + t for points (N,3) each.
+
+    Points alone, all alike, as trajectories are judged: neither orientations nor outliers count.
+    Points p in one place give the scale 0.
+    """
+    turns = np.zeros((len(p), 3, 3))
+    found = _fit(p, q, turns, np.ones(len(p)), _size(q) or 1.0, None)
+    return found or (0.0, np.eye(3), q.mean(0))
+
+
 def _size(centers: Float64) -> float:
     """Root mean square distance of the centres from their mean; 0 where they are one place."""
     size = float(np.sqrt(np.square(centers - centers.mean(0)).sum(1).mean()))
@@ -155,9 +168,6 @@ def _method(centers: Float64) -> str:
     spread = np.linalg.svd(centers - centers.mean(0), compute_uv=False)
     flat = len(spread) < 2 or spread[1] <= COLLINEAR * spread[0]
     return "orientations and one line" if flat else "centres and orientations"
-
-
-Similarity = tuple[float, Float64, Float64]
 
 
 def _proposal(
