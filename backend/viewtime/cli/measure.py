@@ -50,8 +50,9 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     generator.add_argument("--overlap", metavar="VxT", help="of --window (default: a quarter)")
     generator.add_argument(
-        "--table", choices=("2", "S1", "5", "S2"),
-        help="repeat this table of the paper at small scale: trains what is not trained yet",
+        "--table", choices=("2", "S1", "5", "S2", "references", "prior"),
+        help="repeat this table of the paper at small scale, or compare how references enter, or "
+        "what known geometry adds: trains what is not trained yet",
     )  # fmt: skip
     generator.add_argument(
         "--folder", type=Path, default=Path("runs/tables"), help="where the tables' runs are kept"
@@ -133,17 +134,18 @@ def _generator(arguments: argparse.Namespace) -> int:
         from viewtime.evaluation import generator_tables
 
         scale = generator_tables.Scale()
-        rows = generator_tables.run_table(arguments.table, arguments.folder, scale)
-        print(generator_tables.markdown(rows, generator_tables.naive(scale)))
+        print(generator_tables.report(arguments.table, arguments.folder, scale))
         return 0
     if arguments.cache is not None or arguments.window is not None:
         return _generator_speed(arguments)
     from viewtime.evaluation import generator as evaluation
     from viewtime.generator.load import load_generator
+    from viewtime.reconstructor.load import load_reconstructor
 
     with ProgressLine(sys.stderr) as line:
         results = evaluation.evaluate(
             load_generator(arguments.model),
+            reconstructor=load_reconstructor("bundled"),
             scenes=arguments.scenes,
             views=arguments.views,
             times=arguments.times,

@@ -6,8 +6,9 @@ what needs no model. It never trains.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,13 +16,21 @@ from viewtime.evaluation.metrics import psnr, ssim
 from viewtime.generator.baselines import blend_references, nearest_reference
 from viewtime.generator.generation import generate
 from viewtime.generator.load import Generator
-from viewtime.generator.prior import only_references, reprojection_prior
+from viewtime.generator.naive import naive_prior
+from viewtime.generator.prior import PREDICTED_NOISE, Prior, only_references, reprojection_prior
 from viewtime.grid import FrameGrid
 from viewtime.training.examples import HELD_OUT_SEED
 
-MODES = ("both", "row", "column", "none", "depth")
+if TYPE_CHECKING:
+    from viewtime.reconstructor.model import Reconstructor
+    from viewtime_formats.rig import Rig
+
+MODES = ("both", "row", "column", "none", "depth", "predicted")
 """both: fixed-view video and freeze-time frames. row, column: one of them. none: neither. depth:
-both, and depth, so that their pixels can be reprojected (the geometric prior)."""
+both, and depth, so that their pixels can be reprojected (the geometric prior). predicted: both and
+the rig, and the reconstructor predicts their depth."""
+REFERENCES = ("both", "depth", "predicted")
+"""Modes that give the row and the column."""
 
 Score = dict[str, float]
 
@@ -31,7 +40,7 @@ class HeldOut:
     """One held-out scene: the whole grid with depth, its rig, and the row and column given."""
 
     grid: FrameGrid
-    rig: object
+    rig: Rig
     fixed_view: int
     freeze_time: int
 
@@ -50,20 +59,28 @@ def known_cells(mode: str, scene: HeldOut) -> np.ndarray:
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}, must be one of {', '.join(MODES)}")
     known = np.zeros((scene.grid.views, scene.grid.times), bool)
-    if mode in ("both", "row", "depth"):
+    if mode in ("row", *REFERENCES):
         known[scene.fixed_view] = True
-    if mode in ("both", "column", "depth"):
+    if mode in ("column", *REFERENCES):
         known[:, scene.freeze_time] = True
     return known
 
 
 def fill(
-    generator: Generator | None, scene: HeldOut, mode: str, *, steps: int, seed: int = 0
+    generator: Generator | None,
+    scene: HeldOut,
+    mode: str,
+    *,
+    steps: int,
+    seed: int = 0,
+    reconstructor: Reconstructor | None = None,
 ) -> dict[str, np.ndarray]:
     """Frames (V, T, 3, H, W) of each method for one scene and mode.
 
     Methods: "model" (if there is a generator); "nearest" and "blend" where both references are
-    given; "copy" where one is; "prior" with depth.
+    given; "copy" where one is; "prior" with depth, captured or predicted; "start", what a model
+    that takes a prior starts from where there is no depth. reconstructor: predicts depth in the
+    mode "predicted".
     """
     known = known_cells(mode, scene)
     references = FrameGrid(
@@ -72,11 +89,17 @@ def fill(
     given = scene.fixed_view, scene.freeze_time
     made: dict[str, np.ndarray] = {}
     prior = None
+    evidence = generator is not None and generator.takes_evidence
     if mode == "depth":
         with_depth = only_references(scene.grid, *given)
-        prior = reprojection_prior(with_depth, scene.rig, *given)  # type: ignore[arg-type]
+        prior = reprojection_prior(with_depth, scene.rig, *given, evidence=evidence)
+    elif mode == "predicted":
+        prior = predicted_prior(reconstructor, references, scene.rig, *given, evidence=evidence)
+    if prior is not None:
         made["prior"] = prior.frames
-    if mode in ("both", "depth"):
+    elif known.any():
+        made["start"] = naive_prior(references.frames, known).frames
+    if mode in REFERENCES:
         made["nearest"] = nearest_reference(references, *given)
         made["blend"] = blend_references(references, *given)
     elif mode == "row":
@@ -89,6 +112,29 @@ def fill(
     if generator is not None:
         made["model"] = generate(generator, references, prior=prior, steps=steps, seed=seed)
     return made
+
+
+def predicted_prior(
+    reconstructor: Reconstructor | None,
+    references: FrameGrid,
+    rig: Rig,
+    fixed_view: int,
+    freeze_time: int,
+    *,
+    evidence: bool,
+) -> Prior | None:
+    """The prior of references without depth, as a run makes it; None where none is to be had."""
+    from viewtime.reconstructor.references import reference_depth
+
+    if reconstructor is None:
+        raise ValueError('the mode "predicted" wants a reconstructor')
+    depth = reference_depth(reconstructor, references, rig, fixed_view, freeze_time)
+    if depth is None:
+        return None
+    return reprojection_prior(
+        replace(references, depth=depth), rig, fixed_view, freeze_time,
+        depth_noise=PREDICTED_NOISE, evidence=evidence,
+    )  # fmt: skip
 
 
 def score(
@@ -119,6 +165,7 @@ def evaluate(
     size: int = 128,
     steps: int = 4,
     lpips: object | None = None,
+    reconstructor: Reconstructor | None = None,
     on_scene: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, Score]]:
     """Mean scores over held-out scenes: mode -> method -> score."""
@@ -128,7 +175,10 @@ def evaluate(
         scene = held_out_scene(number, views=views, times=times, size=size)
         for mode in modes:
             known = known_cells(mode, scene)
-            for method, frames in fill(generator, scene, mode, steps=steps, seed=number).items():
+            made = fill(
+                generator, scene, mode, steps=steps, seed=number, reconstructor=reconstructor
+            )
+            for method, frames in made.items():
                 rows[mode].setdefault(method, []).append(score(frames, scene, known, lpips))
         if on_scene is not None:
             on_scene(number + 1, scenes)

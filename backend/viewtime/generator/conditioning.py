@@ -23,7 +23,8 @@ class Conditions:
     are made like any other cell.
     prior: (B, V, T, C, h, w) or None; known cells hold the reference. maps: (B, V, T, M, h, w)
     float in [0, 1] about the prior, None exactly when prior is; the first says where it is valid,
-    the others where its pixels come from (see `viewtime.generator.generation.prior_maps`).
+    the others where its pixels come from, and what they were chosen from (see
+    `viewtime.generator.generation.prior_maps`).
     kept: (B, V, T, 1, h, w) bool or None, where reprojected pixels lead a model that takes no
     prior; kept_latents: their latents (B, V, T, C, h, w). See `sampler`.
     text: (B, L, text_dim), L may be 0.
@@ -42,8 +43,12 @@ class Conditions:
     def exactly_known(self) -> Tensor:
         return self.known if self.exact is None else self.known & self.exact
 
-    def without_prior(self) -> Conditions:
-        return replace(self, prior=None, maps=None)
+    def to(self, device: torch.device) -> Conditions:
+        """The same on a device."""
+        moved = {
+            name: None if value is None else value.to(device) for name, value in vars(self).items()
+        }
+        return replace(self, **moved)
 
 
 class PriorEmbedding(nn.Module):
@@ -55,8 +60,16 @@ class PriorEmbedding(nn.Module):
     """
 
     def __init__(
-        self, channels: int, maps: int, features: int, width: int, patch_size: tuple[int, int, int]
+        self,
+        channels: int,
+        maps: int,
+        features: int,
+        width: int,
+        patch_size: tuple[int, int, int],
+        context: int = 0,
     ) -> None:
+        """context: width of the coarser scales that the correction looks at, 0 = the finest alone;
+        takes evidence among the maps, patches that are multiples of 8, and 3 channels of pixels."""
         super().__init__()
         self.maps = maps
         self.features = nn.Sequential(
@@ -69,10 +82,13 @@ class PriorEmbedding(nn.Module):
             _FrameConv(features + channels, features), nn.GELU(approximate="tanh"),
             last,
         )  # fmt: skip
-        for layer in (self.proj, last):
-            assert layer.bias is not None
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.context = CoarseContext(features + channels, context, features) if context else None
+        self.choice = _FrameConv(features, CANDIDATES) if context else None
+        for layer in (self.proj, last, self.choice):
+            if layer is not None:
+                assert layer.bias is not None
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, conditions: Conditions) -> Tensor:
         """Features (B, features, V*T, h, w) of the conditions' prior, maps and known cells."""
@@ -81,9 +97,68 @@ class PriorEmbedding(nn.Module):
         known = conditions.known[..., None, None, None].to(prior).expand_as(maps[:, :, :, :1])
         return self.features(to_video(torch.cat((prior, maps.to(prior), known), dim=3)))
 
-    def correct(self, out: Tensor, features: Tensor) -> Tensor:
-        """out (B, C, V*T, h, w), the transformer's, plus what the fine features say."""
-        return out + self.correction(torch.cat((out.to(features.dtype), features), dim=1))
+    def correct(self, out: Tensor, features: Tensor, conditions: Conditions) -> Tensor:
+        """out (B, C, V*T, h, w), the transformer's, plus what the fine features say.
+
+        With a context also: how far to go from the prior to each of what it was chosen from.
+        """
+        seen = torch.cat((out.to(features.dtype), features), dim=1)
+        hidden = self.correction[0](seen)
+        if self.context is None or self.choice is None:
+            return out + self.correction[2](self.correction[1](hidden))
+        hidden = self.correction[1](hidden + self.context(seen))
+        out = out + self.correction[2](hidden)
+        assert conditions.prior is not None and conditions.maps is not None
+        prior, evidence = to_video(conditions.prior), to_video(conditions.maps[:, :, :, 3:])
+        share = self.choice(hidden).to(prior.dtype) * evidence[:, 9 : 9 + CANDIDATES]
+        for n in range(CANDIDATES):
+            candidate = 2 * evidence[:, 3 * n : 3 * n + 3] - 1  # as pixel latents are
+            out = out + share[:, n : n + 1] * (candidate - prior)
+        return out
+
+
+CANDIDATES = 3
+"""What a prior was chosen from: column, row, and what stands still (see `prior.EVIDENCE`)."""
+
+
+class CoarseContext(nn.Module):
+    """What is around a pixel, at 1/2, 1/4 and 1/8 of the size and back: each frame alone.
+
+    (B, inputs, F, h, w) -> (B, outputs, F, h, w), h and w multiples of 8. It starts at zero.
+    """
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        widths = (inputs, width, width * 3 // 2, width * 2)
+        self.down = nn.ModuleList(_two(a, b) for a, b in zip(widths, widths[1:]))
+        self.up = nn.ModuleList(
+            nn.Conv2d(b + a, a, 3, padding=1) for a, b in zip(widths[1:], widths[2:])
+        )
+        self.out = nn.Conv2d(width, outputs, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        scales = []
+        for layer in self.down:
+            frames = layer(nn.functional.avg_pool2d(frames, 2))  # (B*F, C, h/2, w/2), ...
+            scales.append(frames)
+        for layer, finer in zip(reversed(self.up), reversed(scales[:-1])):
+            wider = nn.functional.interpolate(frames, scale_factor=2.0, mode="nearest")
+            frames = nn.functional.gelu(layer(torch.cat((finer, wider), 1)), approximate="tanh")
+        out = nn.functional.interpolate(
+            self.out(frames), scale_factor=2.0, mode="bilinear", align_corners=False
+        )
+        return out.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+
+
+def _two(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1), nn.GELU(approximate="tanh"),
+        nn.Conv2d(outputs, outputs, 3, padding=1), nn.GELU(approximate="tanh"),
+    )  # fmt: skip
 
 
 class _FrameConv(nn.Conv3d):

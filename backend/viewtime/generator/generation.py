@@ -16,7 +16,7 @@ from torch import Tensor
 
 from viewtime.generator.conditioning import Conditions
 from viewtime.generator.errors import GeneratorError
-from viewtime.generator.load import Generator
+from viewtime.generator.load import BASIC_MAPS, Generator
 from viewtime.generator.sampler import linear_schedule, sample
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ def generate(
 ) -> np.ndarray:
     """All frames of the grid, (V, T, 3, H, W) float32 in [0, 1].
 
-    prior: frames and validity for the unseen cells, or None. Where the model was not made to take
-    one, the prior's pixels lead it by latent replacement (see `sampler.keep_pixels`).
+    prior: frames and validity for the unseen cells, or None. A model that takes one then starts
+    from copies of the references (see `naive`), and from noise where there is no reference. Where
+    the model was not made to take one, the prior's pixels lead it by latent replacement (see
+    `sampler.keep_pixels`).
     prompt, negative_prompt: see `text`; guidance: of the prompt, None as `default_guidance` has it.
     texts: both prompts as `encode_texts` gives them, where that has been done already.
     solver, shift: see `sampler`. on_step(step, steps, frames) gets what the grid would be if
@@ -55,6 +57,10 @@ def generate(
     The same seed gives the same frames on one device.
     Raises GeneratorError where grid and model do not fit, Cancelled soon after should_cancel().
     """
+    if prior is None and generator.takes_prior and grid.known.any():
+        from viewtime.generator.naive import naive_prior
+
+        prior = naive_prior(grid.frames, grid.known, evidence=generator.takes_evidence)
     most = generator.model.config.steps_with_prior if prior is not None else 0
     schedule = linear_schedule(min(steps, most) if most else steps, shift)
     if guidance is None:
@@ -162,7 +168,8 @@ def make_conditions(
         )
     prior_frames = torch.from_numpy(np.asarray(prior.frames, dtype=np.float32)).to(device)
     prior_frames[known] = frames[known]
-    maps = torch.from_numpy(prior_maps(prior.valid, prior.source, grid.known)).to(device)
+    count = generator.model.config.prior_maps if generator.takes_prior else BASIC_MAPS
+    maps = torch.from_numpy(prior_maps(prior, grid.known, count)).to(device)
     shrunk = codec.shrink(maps)[None]
     latents = codec.encode(prior_frames)[None]
     if not generator.takes_prior:
@@ -172,14 +179,25 @@ def make_conditions(
     return replace(conditions, prior=latents, maps=shrunk)
 
 
-def prior_maps(valid: np.ndarray, source: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """What the model is told of a prior: (V, T, 3, H, W) float32 of zeros and ones.
+def prior_maps(prior: Prior, known: np.ndarray, count: int = BASIC_MAPS) -> np.ndarray:
+    """What the model is told of a prior: (V, T, count, H, W) float32 in [0, 1].
 
-    valid (V, T, H, W) bool and source (V, T, H, W) as in Prior, known (V, T). The maps are: valid
-    (or known), taken from the fixed view at its time, taken from what stands still.
+    known (V, T). The first maps are zeros and ones: valid (or known), taken from the fixed view at
+    its time, taken from what stands still. Of a naive filling none is set. The others are the
+    prior's evidence. Raises GeneratorError for a prior without what the model wants.
     """
-    from viewtime.generator.prior import ROW, STILL
+    from viewtime.generator.prior import EVIDENCE, ROW, STILL
 
-    given = known[:, :, None, None]
-    maps = np.stack((valid | given, (source == ROW) & ~given, (source == STILL) & ~given), axis=2)
-    return maps.astype(np.float32)
+    given, source = known[:, :, None, None], prior.source
+    basic = (prior.valid | given, (source == ROW) & ~given, (source == STILL) & ~given)
+    maps = np.stack(basic, axis=2).astype(np.float32)
+    if count == BASIC_MAPS:
+        return maps
+    if count != BASIC_MAPS + EVIDENCE:
+        raise GeneratorError(
+            f"the model wants {count} maps of its prior, there are {BASIC_MAPS} or "
+            f"{BASIC_MAPS + EVIDENCE}"
+        )
+    if prior.evidence is None:
+        raise GeneratorError("the model wants the evidence of its prior: make it with evidence")
+    return np.concatenate((maps, prior.evidence.astype(np.float32)), axis=2)

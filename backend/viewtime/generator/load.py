@@ -25,6 +25,8 @@ from viewtime_formats.atomic import write_json
 
 BUNDLED = "generator-small"
 FORMAT = "viewtime.generator"
+BASIC_MAPS = 3
+"""Maps that every model with a prior takes; one that takes more is given the evidence, too."""
 VERSION = 1
 
 
@@ -65,6 +67,11 @@ class Generator:
     @property
     def takes_prior(self) -> bool:
         return self.model.prior_embedding is not None
+
+    @property
+    def takes_evidence(self) -> bool:
+        """Whether a prior must come with what it was chosen from."""
+        return self.takes_prior and self.model.config.prior_maps > BASIC_MAPS
 
     @property
     def device(self) -> torch.device:

@@ -37,7 +37,8 @@ class GeneratorConfig:
       latents, as a correction of the prior when there is one (at a transformer output of zero the
       model then is its prior), from which the velocity follows.
     prior_features: width of the embedding for the prior, 0 = takes none; prior_maps: number of
-      maps that come with it. sigma, sigma_invalid: noise on the prior where the
+      maps that come with it (16 with its evidence); prior_context: width of the coarser scales that
+      its correction looks at, 0 = none. sigma, sigma_invalid: noise on the prior where the
       flow starts, in latent units. t_max: position stride between views, 0 = the grid's times.
     t_floor: smallest flow time the velocity is divided by. clip: bound on predicted clean
       latents outside training, 0 = none (pixels end at 1). text_tokens: number of zero tokens
@@ -52,6 +53,7 @@ class GeneratorConfig:
     prediction: str = "velocity"
     prior_features: int = 0
     prior_maps: int = 3
+    prior_context: int = 0
     sigma: float = 0.0
     sigma_invalid: float = 1.0
     t_max: int = 0
@@ -97,8 +99,9 @@ class ViewTimeTransformer(nn.Module):
         width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
         self.prior_embedding = (
             PriorEmbedding(
-                self.channels, config.prior_maps, config.prior_features, width, self.patch_size
-            )
+                self.channels, config.prior_maps, config.prior_features, width, self.patch_size,
+                config.prior_context,
+            )  # fmt: skip
             if config.prior_features
             else None
         )
@@ -182,7 +185,7 @@ class ViewTimeTransformer(nn.Module):
                 return_dict=False,
             )[0]
             if self.prior_embedding is not None and self._features is not None:
-                out = self.prior_embedding.correct(out, self._features)
+                out = self.prior_embedding.correct(out, self._features, conditions)
         finally:
             self._conditions = self._features = None
         out = from_video(out, views)

@@ -6,6 +6,7 @@ Only moves pixels that were given; holes are marked and filled smoothly, never i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from viewtime.gaussians.lift import Surfels, clean_depth, surfels
 from viewtime.gaussians.ops import concatenate
 from viewtime.gaussians.project import SAME, THROUGH, judge_points, project_points
 from viewtime.gaussians.raster_cpu import Rendered, render
+from viewtime.progress import Cancelled
 from viewtime_formats.errors import CaptureError
 from viewtime_formats.gaussians import Gaussians
 from viewtime_formats.rig import Camera, Rig
@@ -27,10 +29,17 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
-HOLE, COLUMN, ROW, STILL, GIVEN = 0, 1, 2, 3, 4
+HOLE, COLUMN, ROW, STILL, GIVEN, NAIVE = 0, 1, 2, 3, 4, 5
 """Where a pixel of the prior comes from: nowhere (filled), the freeze-time frame of its view, the
-fixed view's frame of its time, what stands still in all references, or a known cell."""
+fixed view's frame of its time, what stands still in all references, a known cell, or a reference
+copied as it is because nothing is known of the geometry (see `viewtime.generator.naive`)."""
 
+EVIDENCE = 13
+"""Channels of what a prior was chosen from: colours (3 each) of the column, of the row and of what
+stands still, whether there is each of these, and whether they were reprojected at all."""
+
+PREDICTED_NOISE = 0.02
+"""The depth_noise that goes with predicted depth (measured: 0.02 is better than 0 and 0.05)."""
 DEPTH_TOLERANCE = 0.02
 """Relative depth difference of one surface seen twice; twice the depth's noise is added."""
 SHADOW = 0.09
@@ -49,14 +58,38 @@ class Prior:
     """What the references say of each cell.
 
     frames (V, T, 3, H, W) display sRGB, complete: holes are filled from around them. depth
-    (V, T, H, W) planar z, nan in holes, inf for the sky. valid (V, T, H, W) bool, False in holes.
-    source (V, T, H, W) uint8: HOLE, COLUMN, ROW, STILL or GIVEN.
+    (V, T, H, W) planar z, nan in holes, inf for the sky. valid (V, T, H, W) bool, False in holes
+    and where nothing but a naive filling is known. source (V, T, H, W) uint8: HOLE, COLUMN, ROW,
+    STILL, GIVEN or NAIVE. evidence (V, T, EVIDENCE, H, W) float16 in [0, 1], zero in known cells
+    and where there is none, or None: for a model that was made to choose anew.
     """
 
     frames: Float32
     depth: Float32
     valid: Bool
     source: NDArray[np.uint8]
+    evidence: NDArray[np.float16] | None = None
+
+    def part(self, views: list[int], times: list[int]) -> Prior:
+        """The prior of some views and times, in that order."""
+        box = np.ix_(views, times)
+        return Prior(
+            self.frames[box], self.depth[box], self.valid[box], self.source[box],
+            None if self.evidence is None else self.evidence[box],
+        )  # fmt: skip
+
+
+def gather_evidence(layers: list[tuple[Float32, Bool] | None], geometry: bool) -> Float32:
+    """(EVIDENCE, H, W) of one cell: column, row and still, each an image (H, W, 3) and where it is
+    to be had (H, W), or None."""
+    height, width = next(layer[1].shape for layer in layers if layer is not None)
+    out = np.zeros((EVIDENCE, height, width), np.float32)
+    for number, layer in enumerate(layers):
+        if layer is not None:
+            out[3 * number : 3 * number + 3] = (layer[0] * layer[1][..., None]).transpose(2, 0, 1)
+            out[9 + number] = layer[1]
+    out[12] = geometry
+    return out
 
 
 def only_references(grid: FrameGrid, fixed_view: int, freeze_time: int) -> FrameGrid:
@@ -226,15 +259,14 @@ def _cell(
     column: _Frame, gone: Bool, a: Rendered, news: Bool, behind: Rendered, tolerance: float
 ) -> tuple[Float32, Float32, NDArray[np.uint8]]:
     """Choose for each pixel of one cell. Returns image (H, W, 3), depth (H, W), source (H, W)."""
-    seen = a.alpha > MIN_ALPHA
-    a_color = (a.color / np.maximum(a.alpha, MIN_ALPHA)[..., None]).astype(np.float32)
+    a_color, seen = _unmixed(a)
     kept = ~np.isnan(column.depth)
     kept.ravel()[column.disks.pixel[gone]] = False
     with np.errstate(invalid="ignore"):
         nearer = seen & news & (a.depth < column.depth * (1 - tolerance))
         agrees = seen & news & ~nearer & (a.depth <= column.depth * (1 + tolerance))
     changed = agrees & np.isfinite(column.depth) & (_difference(a_color, column.image) > SHADOW)
-    still = behind.alpha > MIN_ALPHA
+    still_color, still = _unmixed(behind)
     # Pixels next to what is gone, or to a shadow that moved, carry a trace of its colour.
     rim = _grown(np.isfinite(column.depth) & ~kept | changed) & (seen | still)
     from_column = kept & ~nearer & ~changed & ~rim
@@ -242,7 +274,6 @@ def _cell(
     from_still = still & ~seen & ~from_column
     source = np.full(seen.shape, HOLE, np.uint8)
     image, depth = np.zeros_like(column.image), np.full(seen.shape, np.nan, np.float32)
-    still_color = behind.color / np.maximum(behind.alpha, MIN_ALPHA)[..., None]
     for mask, name, color, z in (
         (from_column, COLUMN, column.image, column.depth),
         (from_row, ROW, a_color, a.depth),
@@ -260,6 +291,8 @@ def reprojection_prior(
     *,
     background: ArrayLike = (0.0, 0.0, 0.0),
     depth_noise: float = 0.0,
+    evidence: bool = False,
+    should_cancel: Callable[[], bool] | None = None,
 ) -> Prior:
     """Fill a grid's unknown cells from the fixed view's clip and the freeze-time column.
 
@@ -268,9 +301,11 @@ def reprojection_prior(
         rig: V cameras; resized to the grid's pictures where it is of another size.
         background: (3,) display sRGB, for holes in a cell that nothing at all is known of.
         depth_noise: relative error of the depth, 0 for a renderer.
+        evidence: keep what the pixels were chosen from, which some models ask for.
+        should_cancel: asked before each view.
 
     Raises:
-        CaptureError: when a reference frame, its depth, or the rig is missing.
+        CaptureError: when a reference frame, its depth, or the rig is missing. Cancelled.
     """
     row, columns = _references(grid, rig, fixed_view, freeze_time)
     tolerance = DEPTH_TOLERANCE + 2 * depth_noise
@@ -282,7 +317,10 @@ def reprojection_prior(
     fates = {v: _fate(column, clip, freeze_time, tolerance) for v, column in columns.items()}
     still = _still(columns, fates, row)
     splats = [frame.disks.gaussians() for frame in row]
+    kept = np.zeros((views, times, EVIDENCE, height, width), np.float16) if evidence else None
     for v, column in columns.items():
+        if should_cancel is not None and should_cancel():
+            raise Cancelled("the run was cancelled")
         behind = render(still, column.camera)
         for t in np.flatnonzero(~grid.known[v]):
             shown = render(splats[t], column.camera)
@@ -290,6 +328,16 @@ def reprojection_prior(
             cell = _cell(column, fates[v].gone[t], shown, news, behind, tolerance)
             frames[v, t] = push_pull(cell[0], cell[2] != HOLE, background).transpose(2, 0, 1)
             depth[v, t], source[v, t] = cell[1], cell[2]
+            if kept is not None:
+                there = ~np.isnan(column.depth)
+                layers = [(column.image, there), _unmixed(shown), _unmixed(behind)]
+                kept[v, t] = gather_evidence(layers, True)  # type: ignore[arg-type]
     assert grid.depth is not None
     depth[grid.known], source[grid.known] = grid.depth[grid.known], GIVEN
-    return Prior(frames, depth, source != HOLE, source)
+    return Prior(frames, depth, source != HOLE, source, kept)
+
+
+def _unmixed(shown: Rendered) -> tuple[Float32, Bool]:
+    """The colour (H, W, 3) of what was rendered, and where it hides most of what is behind it."""
+    seen = shown.alpha > MIN_ALPHA
+    return (shown.color / np.maximum(shown.alpha, MIN_ALPHA)[..., None]).astype(np.float32), seen

@@ -140,12 +140,15 @@ def examples(
     would have seen. Raises TrainingError when the other process dies.
     """
     if not beside:
-        yield from map(make, range(start, stop))
-        return
+        return map(make, range(start, stop))
     context = multiprocessing.get_context("spawn")
     made: multiprocessing.Queue[Example] = context.Queue(maxsize=4)
     process = context.Process(target=_produce, args=(make, start, stop, made), daemon=True)
     process.start()
+    return _received(process, made, start, stop)
+
+
+def _received(process: Any, made: Any, start: int, stop: int) -> Iterator[Any]:
     try:
         for number in range(start, stop):
             while True:

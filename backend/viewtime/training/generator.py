@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the small generator from scratch, on scenes made while it trains: rectified flow.
+"""Trains the small generator, on scenes made while it trains: rectified flow.
 
 Everything random is drawn from (seed, step), so that a training killed at any moment and started
 again ends in the same weights. It never writes outside its own folder.
@@ -7,7 +7,9 @@ again ends in the same weights. It never writes outside its own folder.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from viewtime.generator.codec import PixelCodec
-from viewtime.generator.conditioning import Conditions, source
-from viewtime.generator.load import save_generator
+from viewtime.generator.conditioning import source
+from viewtime.generator.load import load_generator, save_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
 from viewtime.generator.sampler import pin_known
 from viewtime.training import common, fine_tuning, generator_report
-from viewtime.training.examples import GridExample, training_example
+from viewtime.training.examples import GIVEN, MAPS, GridExample, conditions_of, training_example
 
 PATCH = 8  # pixels
 T_MAX = 16  # position stride between views
@@ -33,32 +34,47 @@ POSITIONS = 1024 // T_MAX  # views that the position table has room for
 class Recipe:
     """Settings of a training; a config file gives those that differ.
 
-    drop_prior: share of steps that train the flow from pure noise, without the prior.
-    start_share: share of steps with prior at t = 1, where a sampler starts and learns most.
-    tokens: bound on tokens per step. reuse: windows taken from one grid, as grids take time to
-    make. beside: make examples in a second process.
+    init: weights to start from, a folder or "bundled"; "" starts fresh. shares: how often each of
+    `examples.GIVEN` is drawn; they count relative to each other, none as it is. start_share: share
+    of steps at t = 1, where a sampler starts and learns most.
+    tokens: bound on tokens per example; batch: examples of one shape per step. reuse: steps that
+    take their windows from the same grids, as grids take time to make. minutes: the training ends
+    by the clock where this comes before `steps`, its learning rate at its lowest either way.
+    beside: make examples in a second process; workers: in so many more. cast_on: "numba" or the
+    torch device that casts the rays. device: where the model trains.
     """
 
     folder: str = "runs/generator-small"
+    init: str = ""
     layers: int = 4
     heads: int = 4
     ffn: int = 768
     features: int = 24
+    context: int = 48
     sigma: float = 0.1
     sigma_invalid: float = 0.5
     size: int = 128
     tokens: int = 2304
-    reuse: int = 3
+    batch: int = 1
+    reuse: int = 6
     steps: int = 3600
+    minutes: float = math.inf
     warm_up: int = 100
     peak_rate: float = 8e-4
     weight_decay: float = 0.01
     gradient_limit: float = 1.0
     average: float = 0.998
-    drop_prior: float = 0.15
-    start_share: float = 0.6
+    shares: dict[str, float] = field(
+        default_factory=lambda: {
+            "depth": 0.35, "noisy": 0.25, "both": 0.13, "row": 0.13, "column": 0.14, "none": 0.03,
+        }
+    )  # fmt: skip
+    start_share: float = 0.85
     bfloat16: bool = True
+    device: str = "cpu"
     beside: bool = True
+    workers: int = 0
+    cast_on: str = "numba"
     seed: int = 0
     checkpoint_every: int = 100
     log_every: int = 20
@@ -70,43 +86,61 @@ class Recipe:
         unknown = set(settings) - {field.name for field in fields(cls)}
         if unknown:
             raise common.TrainingError(f"unknown settings: {', '.join(sorted(unknown))}")
-        return cls(**settings)
+        recipe = cls(**settings)
+        strange = set(recipe.shares) - set(GIVEN)
+        if strange or any(share < 0 for share in recipe.shares.values()):
+            raise common.TrainingError(
+                f"shares is {recipe.shares}, must be numbers of 0 or more for {', '.join(GIVEN)}"
+            )
+        return recipe
 
 
 def new_model(recipe: Recipe) -> ViewTimeTransformer:
-    """The untrained model: at its first step it returns its prior."""
+    """The model to begin with: fresh, it returns its prior; with an init, what that returned.
+
+    Raises TrainingError when the init does not fit the recipe.
+    """
     torch.manual_seed(recipe.seed)
     transformer = new_transformer(
         layers=recipe.layers, heads=recipe.heads, ffn=recipe.ffn, patch_size=(1, PATCH, PATCH)
     )
     config = GeneratorConfig(
-        prediction="sample", prior_features=recipe.features, sigma=recipe.sigma,
-        sigma_invalid=recipe.sigma_invalid, t_max=T_MAX, clip=1.0, text_tokens=0,
-        steps_with_prior=1,
+        prediction="sample", prior_features=recipe.features, prior_maps=MAPS,
+        prior_context=recipe.context, sigma=recipe.sigma, sigma_invalid=recipe.sigma_invalid,
+        t_max=T_MAX, clip=1.0, text_tokens=0, steps_with_prior=1,
     )  # fmt: skip
-    return ViewTimeTransformer(transformer, config)
+    model = ViewTimeTransformer(transformer, config)
+    if recipe.init:
+        _start_from(model, recipe.init)
+    return model
 
 
-def conditions_of(example: GridExample) -> tuple[Tensor, Conditions]:
-    """Clean latents (1, V, T, 3, H, W) and all conditions, prior included."""
-    codec = PixelCodec()
-    truth, prior = (codec.encode(torch.from_numpy(x)) for x in (example.truth, example.prior))
-    known = torch.from_numpy(example.known)
-    given = known[:, :, None, None, None]
-    conditions = Conditions(
-        reference=(truth * given)[None],
-        known=known[None],
-        text=torch.zeros(1, 0, 16),
-        prior=torch.where(given, truth, prior)[None],
-        maps=torch.from_numpy(example.maps)[None],
-    )
-    return truth[None], conditions
+@torch.no_grad()
+def _start_from(model: ViewTimeTransformer, init: str) -> None:
+    """Take over the weights of another generator. Parts and input maps that it lacks start as
+    zeros or as they are, so that the model gives what the other gave."""
+    given = load_generator(init).model
+    weights, own = given.state_dict(), model.state_dict()
+    entry = "prior_embedding.features.0.weight"  # (features, channels + maps + 1, 1, 3, 3)
+    if entry in weights and weights[entry].shape[1] < own[entry].shape[1]:
+        wider = torch.zeros_like(own[entry])
+        before = weights[entry].shape[1] - 1  # the last input says what is known
+        wider[:, :before] = weights[entry][:, :before]
+        wider[:, -1:] = weights[entry][:, -1:]
+        weights[entry] = wider
+    for name, value in weights.items():
+        if name not in own or own[name].shape != value.shape:
+            shape = tuple(own[name].shape) if name in own else "not there"
+            raise common.TrainingError(
+                f"init {init}: {name} is {tuple(value.shape)} there, {shape} by this recipe"
+            )
+    model.load_state_dict(weights, strict=False)
 
 
 def loss_of(
-    model: ViewTimeTransformer, example: GridExample, recipe: Recipe, step: int
-) -> tuple[Tensor, bool]:
-    """Rectified-flow loss of one grid over its unseen cells, and whether it had its prior.
+    model: ViewTimeTransformer, examples: list[GridExample], recipe: Recipe, step: int
+) -> Tensor:
+    """Rectified-flow loss (B,) of each example over its unseen cells.
 
     The flow goes from the prior (plus noise) or from noise, x_1, to the truth, x_0, along a
     straight line. The squared error is that of the clean latents (that of the velocity times
@@ -114,28 +148,32 @@ def loss_of(
     """
     rng = np.random.default_rng((recipe.seed, step, 1))
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-    truth, conditions = conditions_of(example)
-    assert conditions.prior is not None
-    unseen = ~conditions.known
-    prior_error = (conditions.prior - truth)[unseen].square().mean()
-    with_prior = bool(rng.random() >= recipe.drop_prior)
-    if not with_prior:
-        conditions = conditions.without_prior()
-    at_start = with_prior and rng.random() < recipe.start_share
-    t = torch.tensor([1.0 if at_start else float(np.sqrt(rng.random()))])
-    noise = torch.randn(truth.shape, generator=generator)
+    device = next(model.parameters()).device
+    truth, conditions = conditions_of(examples, model.config.prior_maps)
+    noise = torch.randn(truth.shape, generator=generator).to(device)
+    truth, conditions = truth.to(device), conditions.to(device)
+    at_start = rng.random() < recipe.start_share
+    t = torch.full((len(examples),), 1.0 if at_start else float(np.sqrt(rng.random())))
+    t = t.to(device)
     start = source(conditions, noise, sigma=recipe.sigma, sigma_invalid=recipe.sigma_invalid)
     way = t.view(-1, 1, 1, 1, 1, 1)
     x = pin_known((1 - way) * truth + way * start, t, start, conditions)
 
-    views, times = example.known.shape
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+    views, times = examples[0].known.shape
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
         clean = model.predict(
             x, t, conditions,
             view_index=_spread(rng, views, POSITIONS), time_index=_spread(rng, times, T_MAX),
         )  # fmt: skip
-    error = (clean.float() - truth)[unseen].square().mean()
-    return error / (prior_error + 2e-3 if with_prior else 0.3), with_prior
+    unseen = ~conditions.known
+
+    def error(made: Tensor) -> Tensor:
+        per_cell = (made.float() - truth).square().mean(dim=(3, 4, 5))  # (B, V, T)
+        return (per_cell * unseen).sum(dim=(1, 2)) / unseen.sum(dim=(1, 2)).clamp_min(1)
+
+    if conditions.prior is None:
+        return error(clean) / 0.3
+    return error(clean) / (error(conditions.prior) + 2e-3)
 
 
 def _spread(rng: np.random.Generator, count: int, places: int) -> tuple[int, ...]:
@@ -153,55 +191,79 @@ def train(recipe: Recipe) -> Path:
     """
     folder = Path(recipe.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model = new_model(recipe).train()
+    model = new_model(recipe).train().to(recipe.device)
     average = common.Average(model, recipe.average)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.peak_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )
     checkpoint = folder / "train.safetensors"
-    start = 0
+    start, before = 0, 0.0
     if checkpoint.exists():
-        start, _ = common.load_checkpoint(checkpoint, model, average, optimizer)
-    make = partial(
-        training_example, seed=recipe.seed, size=recipe.size, tokens=recipe.tokens, patch=PATCH,
-        reuse=recipe.reuse,
-    )  # fmt: skip
+        start, before = common.load_checkpoint(checkpoint, model, average, optimizer)
     log = common.Log(folder / "log.txt", recipe.steps, start)
     report = generator_report.Report(folder, recipe.held_out, recipe.size, recipe.bfloat16)
-    losses: dict[bool, list[float]] = {True: [], False: []}
-    stream = common.examples(make, start, recipe.steps, beside=recipe.beside)
-    for step, example in enumerate(stream, start):
+    losses: dict[str, list[float]] = {}
+    spent = before
+    stream = _batches(recipe, start)
+    began = log.seconds()  # the clock of `minutes` is that of the steps alone
+    while start < recipe.steps and _share_done(recipe, start, spent) < 1.0:
+        examples, step = next(stream), start
+        rate = common.learning_rate(
+            int(_share_done(recipe, step, spent) * recipe.steps), peak=recipe.peak_rate,
+            warm_up=0, steps=recipe.steps,
+        ) * min(1.0, (step + 1) / max(recipe.warm_up, 1))  # fmt: skip
         for group in optimizer.param_groups:
-            group["lr"] = common.learning_rate(
-                step, peak=recipe.peak_rate, warm_up=recipe.warm_up, steps=recipe.steps
-            )
-        loss, with_prior = loss_of(model, example, recipe, step)
-        loss.backward()
+            group["lr"] = rate
+        each = loss_of(model, examples, recipe, step)
+        each.mean().backward()
         norm = common.clip_gradient(model, recipe.gradient_limit)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(model, step)
-        losses[with_prior].append(loss.item())
+        for example, loss in zip(examples, each.tolist()):
+            losses.setdefault(example.given, []).append(loss)
 
-        done = step + 1
-        if done % recipe.log_every == 0:
-            log.line(done, {
-                "with_prior": _mean(losses[True]), "without": _mean(losses[False]),
-                "gradient": float(norm), "seconds": log.seconds(),
-            })  # fmt: skip
-            losses = {True: [], False: []}
-        if done % recipe.checkpoint_every == 0 or done == recipe.steps:
-            common.save_checkpoint(checkpoint, done, model, average, optimizer)
-        if done % recipe.evaluate_every == 0 or done == recipe.steps:
+        start = done = step + 1
+        spent = before + log.seconds() - began
+        over = done == recipe.steps or _share_done(recipe, done, spent) >= 1.0
+        if done % recipe.log_every == 0 or over:
+            means = {name: float(np.mean(losses[name])) for name in GIVEN if name in losses}
+            log.line(done, {**means, "gradient": float(norm), "rate": rate, "seconds": spent})
+            losses = {}
+        if done % recipe.checkpoint_every == 0 or over:
+            common.save_checkpoint(checkpoint, done, model, average, optimizer, seconds=spent)
+        if done % recipe.evaluate_every == 0 or over:
             average.swap(model)
             save_generator(folder / "weights", model, dtype=torch.float16)
-            report.write(model, done, log.seconds())
+            report.write(model, done, spent)
             average.swap(model)
     return folder / "weights"
 
 
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+def _share_done(recipe: Recipe, step: int, spent: float) -> float:
+    """How far the training is, by steps or by the clock (seconds), whichever is further."""
+    return max(step / recipe.steps, spent / (60.0 * recipe.minutes))
+
+
+def _batches(recipe: Recipe, start: int) -> Iterator[list[GridExample]]:
+    """The examples of each step from `start` on, made here, beside, or by several workers."""
+    make = partial(
+        training_example, seed=recipe.seed, size=recipe.size, tokens=recipe.tokens, patch=PATCH,
+        reuse=recipe.reuse, shares=recipe.shares, cast_on=recipe.cast_on,
+    )  # fmt: skip
+    workers = min(recipe.workers or 1, recipe.batch)
+    streams = [
+        common.examples(
+            partial(_slots, make, range(first, recipe.batch, workers)), start, recipe.steps,
+            beside=recipe.beside or recipe.workers > 0,
+        )
+        for first in range(workers)
+    ]  # fmt: skip
+    return ([x for part in parts for x in part] for parts in zip(*streams))
+
+
+def _slots(make: Any, slots: range, number: int) -> list[GridExample]:
+    return [make(number, slot=slot) for slot in slots]
 
 
 def main(arguments: list[str]) -> int:

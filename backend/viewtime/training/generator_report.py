@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from viewtime.generator.baselines import blend_references, nearest_reference
 from viewtime.generator.codec import PixelCodec
-from viewtime.generator.generation import generate
 from viewtime.generator.load import Generator
 from viewtime.generator.model import ViewTimeTransformer
-from viewtime.grid import FrameGrid
+from viewtime.generator.sampler import sample
 from viewtime.media import write_png
-from viewtime.training.examples import GridExample, held_out_examples
+from viewtime.training.examples import GIVEN, GridExample, conditions_of, held_out_examples
 
 
 class Report:
@@ -30,23 +26,30 @@ class Report:
 
     def __init__(self, folder: Path, scenes: int, size: int, bfloat16: bool) -> None:
         self.folder, self.bfloat16 = folder, bfloat16
-        self.examples = held_out_examples(scenes, size=size)
+        self.examples = {
+            given: held_out_examples(scenes, size=size, views=4, times=4, given=given)
+            for given in GIVEN
+            if given != "none"
+        }
 
     def write(self, model: ViewTimeTransformer, step: int, seconds: float) -> dict[str, float]:
-        """Mean PSNR in dB of each method; also a sheet of truth, prior and model."""
+        """Mean PSNR in dB of the start and of the model's one step, for each of GIVEN but none;
+        also a sheet of truth, start and model for exact depth and for both without depth."""
         generator = Generator("in training", model.eval(), PixelCodec())
-        config, model.config = model.config, replace(model.config, steps_with_prior=0)
-        rows: list[dict[str, float]] = []
+        rows: dict[str, list[float]] = {}
         pictures: list[np.ndarray] = []
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
-            for number, example in enumerate(self.examples):
-                row, frames = self._judge(generator, example, without_prior=number == 0)
-                rows.append(row)
-                pictures.append(_sheet(example, frames))
-        model.train().config = config
-        means = {
-            name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[0]
-        }
+        with torch.autocast(generator.device.type, torch.bfloat16, enabled=self.bfloat16):
+            for given, examples in self.examples.items():
+                for example in examples:
+                    frames, unseen = one_step(generator, example), ~example.known
+                    assert example.prior is not None
+                    for name, made in (("start", example.prior), ("model", frames)):
+                        score = _mean_psnr(made[unseen], example.truth[unseen])
+                        rows.setdefault(f"{given}_{name}", []).append(score)
+                    if given in ("depth", "both"):
+                        pictures.append(_sheet(example, frames))
+        model.train()
+        means = {name: float(np.mean(values)) for name, values in rows.items()}
         record = {
             "step": step,
             "seconds": round(seconds),
@@ -58,32 +61,16 @@ class Report:
         write_png(self.folder / "sheet.png", np.concatenate(pictures, axis=0))
         return means
 
-    def _judge(
-        self, generator: Generator, example: GridExample, *, without_prior: bool
-    ) -> tuple[dict[str, float], np.ndarray]:
-        unseen = ~example.known
-        grid = FrameGrid(
-            example.truth * example.known[..., None, None, None].astype(np.float32), example.known
-        )
-        prior = SimpleNamespace(
-            frames=example.prior,
-            valid=example.maps[:, :, 0] > 0,
-            source=_source_of(example.maps),
-        )
-        reference = example.fixed_view, example.freeze_time
-        made = {
-            "prior": example.prior,
-            "model_1_step": generate(generator, grid, prior=prior, steps=1),  # type: ignore[arg-type]
-            "model_4_steps": generate(generator, grid, prior=prior, steps=4),  # type: ignore[arg-type]
-            "nearest": nearest_reference(grid, *reference),
-            "blend": blend_references(grid, *reference),
-        }
-        if without_prior:
-            made["without_prior_4_steps"] = generate(generator, grid, prior=None, steps=4)
-        scores = {
-            name: _mean_psnr(frames[unseen], example.truth[unseen]) for name, frames in made.items()
-        }
-        return scores, made["model_4_steps"]
+
+def one_step(generator: Generator, example: GridExample) -> np.ndarray:
+    """All frames (V, T, 3, H, W) of an example after one step from its start."""
+    config = generator.model.config
+    _, conditions = conditions_of([example], config.prior_maps)
+    noise = torch.randn(conditions.reference.shape, generator=torch.Generator().manual_seed(0)).to(
+        generator.device
+    )
+    latents = sample(generator.model, conditions.to(generator.device), noise, [1.0])
+    return generator.codec.decode(latents[0]).float().cpu().numpy()
 
 
 def _mean_psnr(frames: np.ndarray, truth: np.ndarray) -> float:
@@ -92,14 +79,9 @@ def _mean_psnr(frames: np.ndarray, truth: np.ndarray) -> float:
     return float(np.minimum(-10 * np.log10(np.maximum(errors, 1e-12)), 60).mean())
 
 
-def _source_of(maps: np.ndarray) -> np.ndarray:
-    from viewtime.generator.prior import COLUMN, ROW, STILL
-
-    return np.where(maps[:, :, 1] > 0, ROW, np.where(maps[:, :, 2] > 0, STILL, COLUMN))
-
-
 def _sheet(example: GridExample, frames: np.ndarray) -> np.ndarray:
-    """Truth, prior, model and the two errors (times 4) of three unseen cells, (H, W, 3)."""
+    """Truth, start, model and the two errors (times 4) of three unseen cells, (H, W, 3)."""
+    assert example.prior is not None
     cells = np.argwhere(~example.known)
     cells = cells[:: max(math.ceil(len(cells) / 3), 1)]
     strips = []
