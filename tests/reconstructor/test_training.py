@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training recipe: it learns one scene, resumes exactly and writes what it promises."""
+"""Batches of depth and cameras, and what they teach; stages are in tests/training."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
 
 from viewtime.reconstructor.config import ReconstructorConfig
-from viewtime.reconstructor.load import load_reconstructor
 from viewtime.reconstructor.model import Reconstructor
 from viewtime.training import reconstructor as recipe
+from viewtime.training import reconstructor_stages
+from viewtime.training.common import TrainingError
 from viewtime.training.reconstructor_loss import (
     absolute_relative_error,
     camera_loss,
     depth_loss,
+    geometry_loss,
 )
-from viewtime_formats.errors import ViewtimeError
 
 TINY = {
     "dim": 32,
@@ -30,23 +30,6 @@ TINY = {
 }
 
 
-def tiny_config(folder, **changes) -> recipe.TrainConfig:
-    return recipe.TrainConfig(
-        out=str(folder),
-        steps=4,
-        minutes=1e6,
-        sizes=(16,),
-        frames_per_step=2,
-        bf16=False,
-        log_every=1,
-        save_minutes=0.0,
-        held_out=1,
-        warmup=1,
-        model=TINY,
-        **changes,
-    )
-
-
 def test_one_scene_can_be_learnt():
     torch.manual_seed(0)
     model = Reconstructor(ReconstructorConfig.small(**TINY))
@@ -55,7 +38,7 @@ def test_one_scene_can_be_learnt():
     before = absolute_relative_error(model(batch.frames).depth.detach(), batch.depth)
     first = None
     for _ in range(60):
-        loss, parts = recipe.loss_of(model, batch, bf16=False)
+        loss, parts = geometry_loss(model(batch.frames), batch.depth, batch.cameras)
         first = parts if first is None else first
         optimizer.zero_grad()
         loss.backward()
@@ -63,29 +46,6 @@ def test_one_scene_can_be_learnt():
     after = absolute_relative_error(model(batch.frames).depth.detach(), batch.depth)
     assert after < 0.5 * before
     assert parts["camera"] < 0.5 * first["camera"]
-
-
-def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, capsys):
-    whole = recipe.train(tiny_config(tmp_path / "whole"))
-    original = recipe.training_batch
-
-    def interrupted(config, step, progress):
-        if step == 2:
-            raise KeyboardInterrupt
-        return original(config, step, progress)
-
-    monkeypatch.setattr(recipe, "training_batch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        recipe.train(tiny_config(tmp_path / "parts"))
-    monkeypatch.setattr(recipe, "training_batch", original)
-    parts = recipe.train(tiny_config(tmp_path / "parts"))
-    printed = capsys.readouterr().out
-    assert "resumed at step 2" in printed and "ETA" in printed
-    one, two = load_reconstructor(whole).state_dict(), load_reconstructor(parts).state_dict()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert (tmp_path / "parts" / "sheet.png").is_file()
-    lines = (tmp_path / "parts" / "held_out.jsonl").read_text().splitlines()
-    assert {"absrel", "absrel_rays", "camera", "step"} <= set(json.loads(lines[-1]))
 
 
 def test_scenes_are_normalised_by_the_rig_or_by_their_mean_distance():
@@ -120,10 +80,26 @@ def test_losses_vanish_at_the_truth_and_skip_the_sky():
     assert float(depth_loss(worse, batch.depth)) == pytest.approx(np.log(1.5), rel=1e-4)
 
 
-def test_configs_are_read_from_json_and_toml_and_typos_are_named(tmp_path):
-    (tmp_path / "a.toml").write_text("minutes = 1.5\nsizes = [32, 64]\n")
-    assert recipe.read_config(tmp_path / "a.toml").sizes == (32, 64)
-    (tmp_path / "b.json").write_text('{"minuts": 2}')
-    with pytest.raises(ViewtimeError, match="minuts"):
-        recipe.read_config(tmp_path / "b.json")
-    assert recipe.read_config(None) == recipe.TrainConfig()
+def test_without_a_configuration_the_shipped_small_one_is_trained(tmp_path, monkeypatch, capsys):
+    trained = []
+    monkeypatch.setattr(
+        reconstructor_stages, "train", lambda settings: trained.append(settings) or tmp_path
+    )
+    assert recipe.main([]) == 0 and f"weights in {tmp_path}" in capsys.readouterr().out
+    (small,) = trained
+    assert [stage.kind for stage in small.stages] == ["geometry", "static", "dynamic"]
+    small.check_model(ReconstructorConfig.small(**small.model))
+    # Unlike its batches, a training without stages is gone.
+    old = tmp_path / "old.toml"
+    old.write_text('folder = "runs/x"\n')
+    with pytest.raises(TrainingError, match="stages is absent"):
+        recipe.main([str(old)])
+    assert len(trained) == 1
+
+
+def test_a_batch_is_a_function_of_its_step():
+    config = recipe.TrainConfig(sizes=(16, 24), frames_per_step=2)
+    one, again, other = (recipe.training_batch(config, step, 0.5) for step in (4, 4, 5))
+    assert torch.equal(one.frames, again.frames) and torch.equal(one.depth, again.depth)
+    assert one.frames.shape != other.frames.shape or not torch.equal(one.frames, other.frames)
+    assert float(one.frames.min()) >= 0 and float(one.frames.max()) <= 1
