@@ -140,12 +140,10 @@ def _generator(arguments: argparse.Namespace) -> int:
         return _generator_speed(arguments)
     from viewtime.evaluation import generator as evaluation
     from viewtime.generator.load import load_generator
-    from viewtime.reconstructor.load import load_reconstructor
 
     with ProgressLine(sys.stderr) as line:
         results = evaluation.evaluate(
             load_generator(arguments.model),
-            reconstructor=load_reconstructor("bundled"),
             scenes=arguments.scenes,
             views=arguments.views,
             times=arguments.times,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's comparisons of generators, repeated at a scale that one CPU core can train: Tables 2
-(architectures), S1 (positions), 5 (data) and S2 (steps).
+(architectures), S1 (positions), 5 (data) and S2 (steps). And two of ours: how references enter, and
+what known geometry adds.
 
 As in the paper, every variant is fine-tuned from one video model, with equal steps and data; here
 that model is small, sees 32 px pictures, and is trained first. Each run is kept in its folder and
@@ -18,14 +19,17 @@ from typing import Any
 
 import numpy as np
 
+from viewtime.data.synthetic import sample_grid
 from viewtime.evaluation.metrics import psnr, ssim
+from viewtime.evaluation.paper import beside_the_paper
 from viewtime.generator.baselines import blend_references, nearest_reference
 from viewtime.generator.generation import generate
 from viewtime.generator.load import Generator, load_generator
+from viewtime.generator.prior import Prior, only_references, reprojection_prior
 from viewtime.grid import FrameGrid
 from viewtime.training.examples import HELD_OUT_SEED
 from viewtime.training.fine_tuning import FRESH, FineTuning, Phase, train
-from viewtime.training.mixture import PAPER_SHARES, Mixture
+from viewtime.training.mixture import PAPER_SHARES, Mixture, draw_scene
 from viewtime_formats.atomic import write_json
 
 VIEWS = TIMES = 4
@@ -75,7 +79,14 @@ DATA_TABLE = (
     Variant("objects + physics", shares={"objects": 2.0, "physics": 1.0}),
     Variant("all", shares={"objects": 2.0, "physics": 1.0, "homography": 1.0}),
 )
-TABLES = {"2": ARCHITECTURE_TABLE, "S1": POSITION_TABLE, "5": DATA_TABLE}
+REFERENCE_TABLE = (
+    Variant("Added to the noised latents"),
+    Variant("Clean tokens in their place", {"references": "clean"}),
+)
+TABLES = {
+    "2": ARCHITECTURE_TABLE, "S1": POSITION_TABLE, "5": DATA_TABLE, "references": REFERENCE_TABLE,
+}  # fmt: skip
+NAMES = (*TABLES, "S2", "prior")
 STEP_TABLE = (1, 2, 4, 8, 16, 40)
 
 
@@ -120,14 +131,29 @@ def held_out(kind: str, count: int) -> list[FrameGrid]:
     ]
 
 
-def judge(generator: Generator, scale: Scale, steps: int) -> dict[str, float]:
-    """PSNR (dB) and SSIM per test set, and seconds per grid."""
+def geometry(kind: str, number: int) -> Prior:
+    """The references of a held-out grid, reprojected with the depth and the rig of its scene."""
+    rng = np.random.default_rng((7, HELD_OUT_SEED + number, 3))  # as Mixture.grid draws them
+    rng.choice([kind], p=[1.0])
+    scene, step = draw_scene(rng)
+    grid, rig = sample_grid(scene, VIEWS, TIMES, SIZE, frame_step=step, ground=kind == "physics")
+    return reprojection_prior(only_references(grid, 0, 0), rig, 0, 0)
+
+
+def judge(
+    generator: Generator, scale: Scale, steps: int, *, reproject: bool = False
+) -> dict[str, float]:
+    """PSNR (dB) and SSIM per test set, and seconds per grid.
+
+    reproject: keep reprojected pixels by latent replacement; else no geometry is told.
+    """
     result: dict[str, float] = {}
     started = time.perf_counter()
     for kind in TESTS:
         scores = []
         for number, truth in enumerate(held_out(kind, scale.scenes)):
-            made = generate(generator, _given(truth), prior=None, steps=steps, seed=number)
+            prior = geometry(kind, number) if reproject else None
+            made = generate(generator, _given(truth), prior=prior, steps=steps, seed=number)
             scores.append(_scores(made, truth))
         result |= _means(kind, scores)
     result["seconds"] = (time.perf_counter() - started) / (len(TESTS) * scale.scenes)
@@ -145,12 +171,23 @@ def naive(scale: Scale) -> dict[str, dict[str, float]]:
     return made
 
 
+def prior_alone(scale: Scale) -> dict[str, dict[str, float]]:
+    """What the reprojected references score on the same scenes, their holes filled smoothly."""
+    made: dict[str, float] = {}
+    for kind in TESTS:
+        grids = enumerate(held_out(kind, scale.scenes))
+        scores = [_scores(geometry(kind, n).frames, truth) for n, truth in grids]
+        made |= _means(kind, scores)
+    return {"The prior alone": made}
+
+
 def run_table(
     name: str, folder: Path, scale: Scale, say: Callable[[str], None] = print
 ) -> dict[str, list[dict[str, float]]]:
     """Train and judge all of a table's variants with every seed; rows by variant.
 
     Table S2 trains nothing of its own: it is the fused variant of Table 2 at other step counts.
+    Nor does "prior": it is the same variant, with and without reprojected pixels to keep.
     """
     base = train_base(folder, scale)
     rows: dict[str, list[dict[str, float]]] = {}
@@ -161,6 +198,17 @@ def run_table(
                 weights = train_variant(folder, base, variant, seed, scale)
                 rows.setdefault(f"{steps} steps", []).append(
                     _kept(weights.parent / f"steps-{steps}.json", weights, scale, steps)
+                )
+        return rows
+    if name == "prior":
+        for seed in SEEDS:
+            weights = train_variant(folder, base, ARCHITECTURE_TABLE[-1], seed, scale)
+            for row, file, reproject in (
+                ("Without geometry", "scores.json", False),
+                ("Reprojected pixels kept (latent replacement)", "kept-pixels.json", True),
+            ):
+                rows.setdefault(row, []).append(
+                    _kept(weights.parent / file, weights, scale, scale.sample_steps, reproject)
                 )
         return rows
     for variant in TABLES[name]:
@@ -198,6 +246,13 @@ def markdown(rows: dict[str, list[dict[str, float]]], extra: dict[str, dict[str,
     return "\n".join(lines)
 
 
+def report(name: str, folder: Path, scale: Scale, say: Callable[[str], None] = print) -> str:
+    """A table as Markdown, what copying scores below it, and the paper's figures beside ours."""
+    rows = run_table(name, folder, scale, say)
+    extra = naive(scale) | (prior_alone(scale) if name == "prior" else {})
+    return f"{markdown(rows, extra)}\n\n{beside_the_paper(name, rows)}"
+
+
 def _common(steps: int) -> dict[str, Any]:
     return {
         "height": SIZE, "width": SIZE, "shift": 1.0, "precision": "no", "checkpointing": False,
@@ -215,10 +270,12 @@ def _finished(run: Path, steps: int) -> bool:
         return int((file.metadata() or {})["step"]) >= steps
 
 
-def _kept(path: Path, weights: Path, scale: Scale, steps: int) -> dict[str, float]:
+def _kept(
+    path: Path, weights: Path, scale: Scale, steps: int, reproject: bool = False
+) -> dict[str, float]:
     """Scores from the file, or judged now and written there."""
     if not path.exists():
-        write_json(path, judge(load_generator(weights), scale, steps))
+        write_json(path, judge(load_generator(weights), scale, steps, reproject=reproject))
     return dict(json.loads(path.read_text()))
 
 

@@ -100,8 +100,7 @@ class Mixture:
 
             folder = folders[int(rng.integers(len(folders)))]
             return training_clip(folder, rng, views, times, height, width, kind)
-        scene = int(rng.integers(HELD_OUT_SEED))
-        step = float(np.exp(rng.uniform(np.log(0.5), np.log(3.0))))
+        scene, step = draw_scene(rng)
 
         def cast(views: int, times: int, **settings: Any) -> np.ndarray:
             return _cast(device, scene, views, times, width, height, **settings)
@@ -114,6 +113,12 @@ class Mixture:
             video = cast(1, times, frame_step=step)[0]
             return transformed_video(video.transpose(0, 2, 3, 1), views, scene)
         return cast(views, times, frame_step=step, ground=kind == "physics")
+
+
+def draw_scene(rng: np.random.Generator) -> tuple[int, float]:
+    """Number and frame step of a procedural scene."""
+    scene = int(rng.integers(HELD_OUT_SEED))
+    return scene, float(np.exp(rng.uniform(np.log(0.5), np.log(3.0))))
 
 
 def _cast(
