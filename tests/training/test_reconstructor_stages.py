@@ -344,6 +344,29 @@ def test_one_scene_is_learnt_from_views_it_is_not_given():
     assert after["depth"] < before["depth"]
 
 
+def test_cameras_that_are_read_back_count_although_the_model_was_given_them():
+    """The pictures follow the camera tokens then, and these are taught the cameras."""
+    torch.manual_seed(0)
+    model = Reconstructor(ReconstructorConfig.small(**{**TINY, "rays": True}))
+    shown = {}
+    for read_back in (False, True):
+        recipe = recipe_of(
+            read_back=read_back, stages=[{**STATIC, "rays": 1.0}], height=24, width=24,
+            model={**TINY, "rays": True},
+        )  # fmt: skip
+        scenes = held_out_scenes(recipe, recipe.stages[0], 2, with_rays=True)
+        assert scenes.part(0, 1).to("cpu").cameras_known is not read_back
+        model.zero_grad()
+        prediction = predict(model, scenes)
+        shown[read_back] = novel_views(model, prediction, scenes).color
+        photometric_loss(
+            model, prediction, scenes, gradient_distance, perceptual=0.0, geometry=1.0
+        )[0].backward()
+        taught = max(float(p.grad.abs().max()) for p in model.camera_head.parameters())
+        assert (taught > 0) is read_back
+    assert not torch.allclose(shown[False], shown[True], atol=1e-3)
+
+
 def test_a_plane_before_the_nearest_camera_is_what_a_target_there_sees():
     recipe = recipe_of(height=32, width=32)
     scenes = held_out_scenes(recipe, recipe.stages[0], 0)

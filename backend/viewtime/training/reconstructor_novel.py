@@ -132,7 +132,7 @@ def captured_lenses(prediction: Prediction, scenes: Scenes, lenses: Tensor) -> T
     sees the sources through longer lenses than they had, so must the targets be."""
     times = scenes.frames.shape[1]
     lenses = lenses[:, None].expand(-1, times, -1, -1, -1)
-    if scenes.rays is not None:
+    if scenes.cameras_known:
         return lenses
     found = predicted_cameras(prediction)[1].detach()
     true = scenes.intrinsics[:, None].expand_as(found)
@@ -151,13 +151,13 @@ def captured_splats(
 
     Predicted cameras are laid over the captured ones of the same views by a similarity, and the
     Gaussians go along; lenses change instead (`captured_lenses`) and learn nothing from pictures.
-    Where the model was given the cameras they are its own. whole_clip: one similarity for all
+    Where the cameras are known they are its own. whole_clip: one similarity for all
     timesteps, as somebody sees who looks at the result; else each has its own. Pixels that the
     model takes for sky make no Gaussians; their median colour is the background.
     """
     times = scenes.frames.shape[1]
     true = scenes.extrinsics[:, None].expand(-1, times, -1, -1, -1)
-    if scenes.rays is None:
+    if not scenes.cameras_known:
         extrinsics, intrinsics = predicted_cameras(prediction)
     else:
         extrinsics = true
@@ -166,11 +166,11 @@ def captured_splats(
         prediction, scenes.frames, extrinsics=extrinsics, intrinsics=intrinsics.detach()
     )
     splats = activate(raw)
-    if scenes.rays is None and whole_clip:
+    if not scenes.cameras_known and whole_clip:
         one = align(extrinsics.flatten(1, 2), true.flatten(1, 2))
         parts = (x[:, None] for x in (one.scale, one.rotation, one.translation))
         splats = Similarity(*parts).moved(splats)
-    elif scenes.rays is None:
+    elif not scenes.cameras_known:
         splats = align(extrinsics, true).moved(splats)
     keep = torch.ones_like(splats.opacities, dtype=torch.bool)
     behind = scenes.frames.new_zeros(len(scenes.frames), 3)
@@ -263,7 +263,7 @@ def photometric_loss(
     parts = {"mse": float(squared.detach()), "perceptual": float(seen.detach())}
     if geometry > 0 and scenes.depth is not None:
         encoded = encode_poses(scenes.extrinsics, scenes.intrinsics, (height, width))
-        cameras = encoded if scenes.rays is None else None
+        cameras = None if scenes.cameras_known else encoded
         extra, named = geometry_loss(prediction, scenes.depth, cameras)
         loss = loss + geometry * extra
         parts |= named

@@ -106,6 +106,8 @@ class Recipe:
     height, width: pixels of frames and pictures. lpips: safetensors file with the weights of LPIPS
       (VGG); without it a distance of gradients stands in. perceptual: its weight beside MSE.
     average: decay of the averaged weights, 0 = none. beside: draw scenes in another process.
+    read_back: where a model was given its cameras, train and judge the ones that it reads back from
+      its camera tokens all the same, for comparisons too short to learn cameras from pictures.
     """
 
     folder: str
@@ -124,6 +126,7 @@ class Recipe:
     precision: str = "bf16"
     checkpointing: bool = False
     beside: bool = False
+    read_back: bool = False
     seed: int = 0
     held_out: int = 4
     log_every: int = 20

@@ -57,7 +57,7 @@ def score(
     }
     if scenes.depth is not None:
         found["depth"] = absolute_relative_error(prediction.depth, scenes.depth)
-    if scenes.rays is None:
+    if not scenes.cameras_known:
         found |= _camera_errors(predicted_cameras(prediction)[0].float(), scenes.extrinsics)
     return found, prediction, view
 
@@ -135,7 +135,7 @@ def write_report(
     sums: dict[str, list[float]] = {}
     rows = []
     for n in range(recipe.held_out):
-        scenes = held_out_scenes(recipe, stage, n).to(device)
+        scenes = held_out_scenes(recipe, stage, n, with_rays=recipe.read_back).to(device)
         if pictures:
             found, prediction, view = score(model, scenes, half=half)
             found["plane_psnr"] = plane_psnr(scenes)

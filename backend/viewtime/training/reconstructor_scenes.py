@@ -33,7 +33,8 @@ class Scenes:
     frames (B,T,V,3,H,W), targets (B,T,N,3,H,W) display sRGB in [0,1]; extrinsics (B,V,3,4) and
     intrinsics (B,V,3,3), pixels, of the sources, target_... (B,N,...) of the targets; depth
     (B,T,V,H,W) planar, inf for sky, or None where nobody knows; rays (B,V,6,H,W) of
-    pose.rig_rays where the model is to be given the cameras, else None.
+    pose.rig_rays where the model is to be given the cameras, else None. read_back: whether it then
+    is asked for cameras of its own nevertheless (see Recipe).
     """
 
     frames: Tensor
@@ -44,6 +45,12 @@ class Scenes:
     target_intrinsics: Tensor
     depth: Tensor | None
     rays: Tensor | None
+    read_back: bool = False
+
+    @property
+    def cameras_known(self) -> bool:
+        """Whether the true cameras stand for the model's own."""
+        return self.rays is not None and not self.read_back
 
     def to(self, device: torch.device | str) -> Scenes:
         """The same on a device."""
@@ -57,7 +64,7 @@ class Scenes:
         values: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            values[f.name] = None if value is None else change(value)
+            values[f.name] = change(value) if isinstance(value, Tensor) else value
         return Scenes(**values)
 
 
@@ -122,8 +129,8 @@ def draw_scenes(
     batch: dict[str, Any] = {}
     for f in fields(Scenes):
         parts = [getattr(row, f.name) for row in rows]
-        batch[f.name] = None if parts[0] is None else torch.cat(parts)
-    return Scenes(**batch)
+        batch[f.name] = torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
+    return replace(Scenes(**batch), read_back=recipe.read_back)
 
 
 def _source(recipe: Recipe, stage: Stage, rng: np.random.Generator) -> tuple[str, bool]:

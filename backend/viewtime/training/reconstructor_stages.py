@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -245,12 +246,12 @@ def _numbered_scenes(
 def _numbered_arrays(*which: Any) -> dict[str, Any]:
     scenes = _numbered_scenes(*which)
     values = {f.name: getattr(scenes, f.name) for f in dataclasses.fields(scenes)}
-    return {name: None if x is None else x.numpy() for name, x in values.items()}
+    return {name: x.numpy() if isinstance(x, Tensor) else x for name, x in values.items()}
 
 
 def _from_arrays(values: dict[str, Any]) -> Scenes:
     tensors: dict[str, Any] = {
-        name: None if x is None else torch.from_numpy(x) for name, x in values.items()
+        name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in values.items()
     }
     return Scenes(**tensors)
 
@@ -267,7 +268,7 @@ def _geometry_step(
     batch = training_batch(config, step, min(progress, 1.0), accelerator.device)
     half = torch.bfloat16 if recipe.precision == "bf16" else None
     prediction = wrapped(batch.frames, batch.rays, trunk_dtype=half)
-    cameras = batch.cameras if batch.rays is None else None
+    cameras = batch.cameras if batch.rays is None or recipe.read_back else None
     loss, parts = geometry_loss(prediction, batch.depth, cameras)
     accelerator.backward(anchored(loss, prediction))
     return _shared({"loss": float(loss.detach()), **parts}, accelerator)
