@@ -305,3 +305,18 @@ def test_a_device_casts_the_same_scenes():
         ours, other = mixture.grid(3, **shape), mixture.grid(3, **shape, device="cpu:0")
         assert np.array_equal(ours.known, other.known)
         np.testing.assert_allclose(other.frames, ours.frames, atol=0.02)
+
+
+def test_the_shipped_launches_are_ones_that_accelerate_and_the_model_know():
+    from accelerate.commands.config.config_args import load_config_from_file
+    from diffusers.models.transformers import transformer_wan
+
+    configs = Path(common.__file__).parent / "configs"
+    kinds = {}
+    for path in configs.glob("accelerate-*.yaml"):
+        found = load_config_from_file(str(path))
+        kinds[path.stem] = str(found.distributed_type.value)
+        assert found.num_processes == 8 and found.mixed_precision == "bf16"
+        wrapped = found.fsdp_config.get("fsdp_transformer_layer_cls_to_wrap")
+        assert wrapped is None or hasattr(transformer_wan, wrapped)
+    assert kinds == {"accelerate-ddp": "MULTI_GPU", "accelerate-fsdp": "FSDP"}
