@@ -78,11 +78,18 @@ def load_state(path: Path, module: nn.Module, average: Average | None, optimizer
         prefix = {_plain(name): name for name in names}
         weights = {prefix[n]: tensors[f"model.{n}"] for n in prefix}
         set_model_state_dict(module, weights, options=_FILL)
+        # What never had a gradient (text that nobody gives) has no moments.
+        moved = [n for n in prefix if f"optimizer.step.{n}" in tensors]
+        if not moved:
+            raise KeyError("optimizer")
         state = {
             prefix[n]: {moment: tensors[f"optimizer.{moment}.{n}"] for moment in MOMENTS}
-            for n in prefix
+            for n in moved
         }
         _fill_optimizer(module, optimizer, state)
+        parameters = dict(module.named_parameters())
+        for name in set(prefix) - set(moved):  # filling gave it moments of zero
+            optimizer.state.pop(parameters[prefix[name]], None)
         if average is not None:
             for name, value in average.state.items():
                 _fill(value, tensors[f"average.{_plain(name)}"])
