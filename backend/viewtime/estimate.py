@@ -30,6 +30,8 @@ SECONDS_ALWAYS = {
     "captured": {"read": 1.5, "reconstruct": 0.2},
     "generated": {"read": 0.3, "load": 6.0, "prior": 0.5, "generate": 0.2, "reconstruct": 0.2},
 }
+# What predicting the depth of a pixel of the freeze-time frames costs, in reprojected pixels.
+PREDICTED_PIXEL = 6.0
 # Bytes that a worker holds before the first pixel, and bytes per pixel of what it holds at once.
 MEMORY_ALWAYS = {"captured": 300 * 2**20, "generated": 900 * 2**20}
 MEMORY_PER_PIXEL = {"captured": 900.0, "generated": 250.0}
@@ -37,7 +39,8 @@ MEMORY_PER_PIXEL = {"captured": 900.0, "generated": 250.0}
 
 @dataclass(frozen=True)
 class Work:
-    """What decides how long a job takes. missing: frames that the generator has to fill in."""
+    """What decides how long a job takes. missing: frames that the generator has to fill in;
+    predicts_depth: of the references, before they are reprojected."""
 
     route: str
     views: int
@@ -50,6 +53,7 @@ class Work:
     device: str
     generator: str
     reconstructor: str
+    predicts_depth: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def work_of(capture: Capture, options: RunOptions, route: str) -> Work:
     width, height = working_size(capture.width, capture.height, size)
     generated = route == "generated"
     references = capture.fixed_view is not None and capture.freeze_time is not None
-    has_prior = options.use_prior and references and capture.has_depth and capture.rig is not None
+    has_prior = options.use_prior and references and capture.rig is not None and capture.views > 1
     return Work(
         route=route,
         views=capture.views,
@@ -101,11 +105,12 @@ def work_of(capture: Capture, options: RunOptions, route: str) -> Work:
         width=width,
         height=height,
         missing=int((~capture.known).sum()) if generated else 0,
-        steps=_steps(options, has_prior) if generated else 0,
+        steps=_steps(options, bool(capture.known.any())) if generated else 0,
         has_prior=generated and has_prior,
         device=options.device,
         generator=options.generator if generated else "",
         reconstructor=options.reconstructor if generated else "",
+        predicts_depth=generated and has_prior and not capture.has_depth,
     )
 
 
@@ -141,7 +146,8 @@ def _units(work: Work) -> dict[str, float]:
         return {"read": pixels, "reconstruct": pixels}
     stages = {"read": pixels, "load": 1.0}
     if work.missing and work.has_prior:
-        stages["prior"] = pixels
+        column = pixels / work.times if work.predicts_depth else 0.0
+        stages["prior"] = pixels + PREDICTED_PIXEL * column
     if work.missing:
         stages["generate"] = pixels * work.steps
     return {**stages, "reconstruct": pixels}
@@ -163,9 +169,9 @@ def _distance(a: Work, b: Work) -> float:
     return abs(math.log(one / two))
 
 
-def _steps(options: RunOptions, has_prior: bool) -> int:
-    """Steps that will be taken: a model may need fewer when it has a prior to start from."""
-    if not has_prior:
+def _steps(options: RunOptions, has_references: bool) -> int:
+    """Steps that will be taken: a model may need fewer when it starts from its references."""
+    if not has_references:
         return options.steps
     from viewtime.models.bundled import FOLDER
 

@@ -192,25 +192,14 @@ def fill(
             cache=options.cache,
         )  # fmt: skip
         _check_it_fits(generator, grid, options)
-    if to_lift:
+    wants_prior = options.use_prior and _can_reproject(capture)
+    if to_lift or (missing and wants_prior and not capture.has_depth):
         warm_reconstructor(options.reconstructor, options.device)
     seconds["load"] = report.elapsed()
 
     prior = None
-    if missing and options.use_prior and _has_prior(capture):
-        report.stage("prior", 0, "reprojecting the references")
-        from viewtime.generator.prior import reprojection_prior
-
-        assert rig is not None
-        assert capture.fixed_view is not None and capture.freeze_time is not None
-        prior = reprojection_prior(
-            grid,
-            rig,
-            capture.fixed_view,
-            capture.freeze_time,
-            background=(0.0, 0.0, 0.0) if background is None else background,
-            depth_noise=options.depth_noise,
-        )
+    if missing and wants_prior:
+        prior = _prior(generator, grid, rig, capture, options, background, report)
         seconds["prior"] = report.elapsed()
         report.check()
 
@@ -233,7 +222,39 @@ def fill(
     preview.put_grid(frames)
     preview.flush()
     full = FrameGrid(frames=frames, known=grid.known, depth=grid.depth)
-    return Filled(full, rig, None if prior is None else prior.depth, background), seconds
+    # Depth that was predicted for the prior is no better than what lifting predicts of all frames.
+    measured = prior is not None and capture.has_depth
+    return Filled(full, rig, prior.depth if measured else None, background), seconds
+
+
+def _prior(
+    generator: Any, grid: FrameGrid, rig: Rig | None, capture: Capture, options: RunOptions,
+    background: np.ndarray | None, report: Reporter,
+) -> Any:  # fmt: skip
+    """The references reprojected, with their own depth or else with the reconstructor's; None
+    where this cannot compare the views."""
+    from viewtime.generator.prior import PREDICTED_NOISE, reprojection_prior
+
+    assert rig is not None and capture.fixed_view is not None and capture.freeze_time is not None
+    given, noise = (capture.fixed_view, capture.freeze_time), options.depth_noise
+    if capture.has_depth:
+        report.stage("prior", 0, "reprojecting the references")
+    else:
+        from viewtime.reconstructor.references import reference_depth
+
+        report.stage("prior", 2, "predicting the depth of the references")
+        depth = reference_depth(
+            warm_reconstructor(options.reconstructor, options.device), grid, rig, *given,
+            memory_budget_gb=options.memory_budget_gb, should_cancel=report.should_cancel,
+        )  # fmt: skip
+        if depth is None:
+            return None
+        report.step(1, 2, "reprojecting the references")
+        grid, noise = dataclasses.replace(grid, depth=depth), max(noise, PREDICTED_NOISE)
+    return reprojection_prior(
+        grid, rig, *given, background=(0.0, 0.0, 0.0) if background is None else background,
+        depth_noise=noise, evidence=generator.takes_evidence, should_cancel=report.should_cancel,
+    )  # fmt: skip
 
 
 def _check_it_fits(generator: Any, grid: FrameGrid, options: RunOptions) -> None:
@@ -378,10 +399,10 @@ def provenance_of(route: str, source: str, options: RunOptions) -> dict[str, Any
     }
 
 
-def _has_prior(capture: Capture) -> bool:
-    """Whether the references can be reprojected: both are there, with depth and cameras."""
+def _can_reproject(capture: Capture) -> bool:
+    """Whether both references are there, and cameras; depth can be predicted."""
     references = capture.fixed_view is not None and capture.freeze_time is not None
-    return references and capture.has_depth and capture.rig is not None
+    return references and capture.rig is not None and capture.views > 1
 
 
 def _triple(values: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 from viewtime.evaluation.generator import MODES, evaluate, fill, held_out_scene, known_cells, table
 from viewtime.evaluation.generator import score as score_of
 from viewtime.generator.load import load_generator
+from viewtime.reconstructor.load import load_reconstructor
 from viewtime.training.examples import HELD_OUT_SEED
 
 
@@ -25,19 +26,23 @@ def test_each_mode_gives_what_its_name_says(scene):
     assert column.tolist() == [False, False, True, False, False] and given["column"].sum() == 3
     assert np.array_equal(given["both"], given["row"] | given["column"])
     assert np.array_equal(given["depth"], given["both"]) and not given["none"].any()
+    assert np.array_equal(given["predicted"], given["both"])
     with pytest.raises(ValueError, match="mode is 'all', must be one of both"):
         known_cells("all", scene)
 
 
 def test_methods_see_the_references_alone(scene):
     """What is not given is black for them; the truth of unseen cells must not reach a method."""
+    reconstructor = load_reconstructor("bundled")
     for mode in MODES:
-        made = fill(None, scene, mode, steps=1)
+        made = fill(None, scene, mode, steps=1, reconstructor=reconstructor)
         dark = held_out_scene(1, views=3, times=5, size=32)
         dark.grid.frames[~known_cells(mode, scene)] = 0.5
         if dark.grid.depth is not None:
-            dark.grid.depth[~known_cells(mode, scene)] = 1.0
-        again = fill(None, dark, mode, steps=1)
+            seen = known_cells(mode, scene) if mode == "depth" else np.zeros((3, 5), bool)
+            dark.grid.depth[~seen] = 1.0
+        again = fill(None, dark, mode, steps=1, reconstructor=reconstructor)
+        assert made or mode == "none"
         for method in made:
             assert np.array_equal(made[method], again[method]), (mode, method)
 
@@ -55,11 +60,12 @@ def test_the_truth_scores_best_and_only_unseen_cells_count(scene):
 def test_a_table_of_every_mode_with_the_bundled_model():
     results = evaluate(load_generator(), scenes=1, views=2, times=2, size=32, steps=1)
     assert {m: set(r) for m, r in results.items()} == {
-        "both": {"nearest", "blend", "model"},
-        "row": {"copy", "model"},
-        "column": {"copy", "model"},
+        "both": {"start", "nearest", "blend", "model"},
+        "row": {"start", "copy", "model"},
+        "column": {"start", "copy", "model"},
         "none": {"model"},
         "depth": {"prior", "nearest", "blend", "model"},
+        "predicted": {"prior", "nearest", "blend", "model"},
     }
     text = table(results)
     assert text.count("**") == 2 * len(MODES) and "| depth | prior |" in text

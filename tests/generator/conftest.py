@@ -52,6 +52,7 @@ def make_grid():
             frames=rng.random(frames.shape, dtype=np.float32),
             valid=rng.random((views, times, size, size)) > 0.3,
             source=rng.integers(0, 4, (views, times, size, size), dtype=np.uint8),
+            evidence=None,
         )
         given = np.where(known[..., None, None, None], frames, 0)
         return SimpleNamespace(frames=given, known=known, depth=None), prior

@@ -15,6 +15,7 @@ from viewtime.generator.codec import PixelCodec, WanCodec
 from viewtime.generator.conditioning import Conditions
 from viewtime.generator.generation import default_guidance, latent_preview
 from viewtime.generator.load import Generator, load_generator, save_generator
+from viewtime.generator.naive import naive_prior
 from viewtime.generator.sampler import linear_schedule, sample
 
 
@@ -54,9 +55,11 @@ def test_every_step_reports_a_preview_that_ends_in_the_result(small, make_grid):
 def test_with_a_prior_no_more_steps_are_taken_than_do_good(make_model, make_grid):
     grid, prior = make_grid()
     generator = Generator("one", make_model(steps_with_prior=1), PixelCodec())
-    for given, expected in ((prior, [(1, 1)]), (None, [(1, 3), (2, 3), (3, 3)])):
+    few, many = [(1, 1)], [(1, 3), (2, 3), (3, 3)]
+    nothing = SimpleNamespace(frames=grid.frames * 0, known=grid.known & False, depth=None)
+    for these, given, expected in ((grid, prior, few), (grid, None, few), (nothing, None, many)):
         seen = []
-        generate(generator, grid, prior=given, steps=3, on_step=lambda *x, s=seen: s.append(x[:2]))
+        generate(generator, these, prior=given, steps=3, on_step=lambda *x, s=seen: s.append(x[:2]))
         assert seen == expected
 
 
@@ -84,6 +87,37 @@ def test_an_untrained_model_with_a_prior_returns_the_prior(make_model, make_grid
         frames = generate(generator, grid, prior=prior, steps=steps)
         missing = ~grid.known
         np.testing.assert_allclose(frames[missing], prior.frames[missing], atol=1e-5)
+
+
+def test_without_a_prior_it_starts_from_the_references_and_from_noise_without_these(
+    make_model, make_grid
+):
+    grid, _ = make_grid()
+    generator = Generator("zero", make_model(zero_output=True), PixelCodec())
+    frames = generate(generator, grid, prior=None, steps=2)
+    np.testing.assert_allclose(frames, naive_prior(grid.frames, grid.known).frames, atol=1e-5)
+    row = SimpleNamespace(frames=grid.frames, known=grid.known.copy(), depth=None)
+    row.known[1:] = False
+    copied = generate(generator, row, prior=None, steps=2)
+    np.testing.assert_allclose(copied, np.repeat(grid.frames[:1], 3, axis=0), atol=1e-5)
+    # A black reference is one; no reference is something else.
+    black = SimpleNamespace(frames=grid.frames * 0, known=row.known, depth=None)
+    nothing = SimpleNamespace(frames=grid.frames * 0, known=row.known & False, depth=None)
+    assert not generate(generator, black, prior=None, steps=2).any()
+    other = Generator("any", make_model(), PixelCodec())
+    from_black, from_noise = (generate(other, g, prior=None, steps=1) for g in (black, nothing))
+    assert np.abs(from_black - from_noise).mean() > 0.05
+
+
+def test_a_model_that_wants_evidence_is_given_it_or_says_so(make_model, make_grid):
+    grid, prior = make_grid()
+    generator = Generator("choosing", make_model(prior_maps=16, prior_context=4), PixelCodec())
+    assert generator.takes_evidence
+    with pytest.raises(GeneratorError, match="wants the evidence of its prior"):
+        generate(generator, grid, prior=prior, steps=1)
+    assert generate(generator, grid, prior=None, steps=1).shape == grid.frames.shape
+    with pytest.raises(GeneratorError, match="wants 5 maps of its prior, there are 3 or 16"):
+        generate(Generator("odd", make_model(prior_maps=5), PixelCodec()), grid, prior=None)
 
 
 def test_what_does_not_fit_is_refused_with_numbers(small, make_model, make_grid):

@@ -98,23 +98,35 @@ class PriorEmbedding(nn.Module):
         return self.features(to_video(torch.cat((prior, maps.to(prior), known), dim=3)))
 
     def correct(self, out: Tensor, features: Tensor, conditions: Conditions) -> Tensor:
-        """out (B, C, V*T, h, w), the transformer's, plus what the fine features say.
+        """out (B, C, V*T, h, w), the transformer's, plus what the fine features say; cells that
+        are known exactly are left out, as nobody looks at them.
 
         With a context also: how far to go from the prior to each of what it was chosen from.
         """
-        seen = torch.cat((out.to(features.dtype), features), dim=1)
+        wanted = ~conditions.exactly_known.flatten()  # (B*V*T,)
+
+        def pick(x: Tensor) -> Tensor:
+            """(B, C, V*T, h, w) -> (1, C, N, h, w): the wanted frames of all grids."""
+            return x.transpose(1, 2).flatten(0, 1)[wanted].transpose(0, 1)[None]
+
+        made = pick(out)
+        seen = torch.cat((made.to(features.dtype), pick(features)), dim=1)
         hidden = self.correction[0](seen)
-        if self.context is None or self.choice is None:
-            return out + self.correction[2](self.correction[1](hidden))
-        hidden = self.correction[1](hidden + self.context(seen))
-        out = out + self.correction[2](hidden)
-        assert conditions.prior is not None and conditions.maps is not None
-        prior, evidence = to_video(conditions.prior), to_video(conditions.maps[:, :, :, 3:])
-        share = self.choice(hidden).to(prior.dtype) * evidence[:, 9 : 9 + CANDIDATES]
-        for n in range(CANDIDATES):
-            candidate = 2 * evidence[:, 3 * n : 3 * n + 3] - 1  # as pixel latents are
-            out = out + share[:, n : n + 1] * (candidate - prior)
-        return out
+        if self.context is not None:
+            hidden = hidden + self.context(seen)
+        hidden = self.correction[1](hidden)
+        made = made + self.correction[2](hidden)
+        if self.choice is not None:
+            assert conditions.prior is not None and conditions.maps is not None
+            prior, maps = pick(to_video(conditions.prior)), pick(to_video(conditions.maps))
+            colours, there = maps[:, 3 : 3 + 3 * CANDIDATES], maps[:, 3 + 3 * CANDIDATES :]
+            share = self.choice(hidden).to(prior.dtype) * there[:, :CANDIDATES]
+            for n in range(CANDIDATES):
+                candidate = 2 * colours[:, 3 * n : 3 * n + 3] - 1  # as pixel latents are
+                made = made + share[:, n : n + 1] * (candidate - prior)
+        whole = out.transpose(1, 2).flatten(0, 1).to(made.dtype, copy=True)
+        whole[wanted] = made[0].transpose(0, 1)
+        return whole.unflatten(0, (out.shape[0], out.shape[2])).transpose(1, 2)
 
 
 CANDIDATES = 3

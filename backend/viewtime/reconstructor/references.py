@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth for the references of a grid that carries none: a freeze-time column and a fixed view.
+"""Depth for references that carry none: a freeze-time column and the clip of a fixed view.
 
 The column is a still scene seen by several cameras; the fixed view keeps the column's depth where
 nothing changes in it. Needs a rig, and never touches a frame.
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from viewtime.gaussians.lift import clean_depth
 from viewtime.grid import FrameGrid
 from viewtime.progress import Cancelled
 from viewtime.reconstructor.lift import SWEEP_SIZE, agreed
@@ -48,23 +49,29 @@ def reference_depth(
     of what looks like it, nearby, among all that ever changes, as the freeze time shows it: things
     that move mostly keep their distance better than a prediction from one view knows it.
 
-    grid: knows that row and that column. rig: V cameras at any size. Returns planar z in scene
-    units, inf for the sky; None when the scale of the rig is not to be found, since views cannot
-    be compared then. Raises Cancelled, and BudgetError for a budget that cannot be kept.
+    grid: knows that row and that column. Where its column carries depth, that is taken instead of
+    a prediction; where the row does, too. rig: V cameras at any size.
+
+    Returns planar z in scene units, inf for the sky; None when the scale of the rig is not to be
+    found, since views cannot be compared then. Raises Cancelled, and BudgetError for a budget that
+    cannot be kept.
     """
     views, times, _, height, width = grid.frames.shape
-    column = np.ascontiguousarray(grid.frames[:, freeze_time, None])
-    predicted = predict(
-        reconstructor,
-        column,
-        rig.resized(width, height),
-        memory_budget_gb=memory_budget_gb,
-        should_cancel=should_cancel,
-    )
-    if predicted.scale in ("free", "guessed"):
-        return None
-    _check(should_cancel)
-    still = agreed(predicted, column, 0)
+    still = _given(grid, freeze_time)
+    measured = still is not None
+    if still is None:
+        column = np.ascontiguousarray(grid.frames[:, freeze_time, None])
+        predicted = predict(
+            reconstructor,
+            column,
+            rig.resized(width, height),
+            memory_budget_gb=memory_budget_gb,
+            should_cancel=should_cancel,
+        )
+        if predicted.scale in ("free", "guessed"):
+            return None
+        _check(should_cancel)
+        still = agreed(predicted, column, 0)
     depth = np.full((views, times, height, width), np.nan, np.float32)
     depth[fixed_view] = still[fixed_view]
     depth[:, freeze_time] = still
@@ -77,7 +84,19 @@ def reference_depth(
             here = still[fixed_view]
             alike = depth_of_the_alike(row[t], row[freeze_time], here, changed[t], ever)
             depth[fixed_view, t] = np.where(changed[t], alike, here)
+    if measured and grid.depth is not None:
+        depth[fixed_view] = np.where(
+            np.isnan(grid.depth[fixed_view]), depth[fixed_view], grid.depth[fixed_view]
+        )
     return depth
+
+
+def _given(grid: FrameGrid, freeze_time: int) -> Float32 | None:
+    """The column's own depth (V, H, W), None unless every view has some."""
+    if grid.depth is None:
+        return None
+    column = clean_depth(grid.depth[:, freeze_time])
+    return None if np.isnan(column).all(axis=(1, 2)).any() else column
 
 
 def depth_of_the_alike(
@@ -96,8 +115,6 @@ def depth_of_the_alike(
     columns = ((np.arange(small_w) + 0.5) * width / small_w).astype(int)
     pick = np.ix_(rows, columns)
     sources = np.flatnonzero(among[pick])
-    if not len(sources):
-        return depth
     place = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1) / max(width, height)
 
     def features(frame: Float32) -> torch.Tensor:
@@ -106,6 +123,9 @@ def depth_of_the_alike(
         return torch.from_numpy(both.astype(np.float32))
 
     known = depth[pick].ravel()[sources]
+    sources, known = sources[~np.isnan(known)], known[~np.isnan(known)]
+    if not len(sources):
+        return depth
     finite = np.isfinite(known)
     far = SKY * float(known[finite].max()) if finite.any() else np.inf
     inverse = torch.from_numpy(1.0 / np.where(finite, known, far).astype(np.float64))

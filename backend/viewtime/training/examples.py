@@ -136,7 +136,7 @@ def training_example(
     cast_on: str = "numba",
 ) -> GridExample:
     """The example of step `number` at place `slot` of its batch: a window of a grid of at most
-    `tokens` tokens.
+    `tokens` tokens, or of 2 x 2 cells where that is more.
 
     `reuse` steps in a row take windows of the same grids, 2 to 6 views by 2 to 6 times; the
     examples of one step are of one shape. Windows are half, three quarters or all of the frames,
@@ -146,7 +146,7 @@ def training_example(
     """
     shape = np.random.default_rng((seed, number // reuse))
     edge = int(shape.choice((size // 2, size * 3 // 4, size), p=(0.5, 0.3, 0.2)))
-    limit = tokens // (edge // patch) ** 2  # cells
+    limit = max(tokens // (edge // patch) ** 2, 4)  # cells
     shapes = [(v, t) for v in range(2, 7) for t in range(2, 7) if v * t <= limit]
     most = max(v * t for v, t in shapes)
     views, times = shapes[int(shape.choice([
