@@ -163,10 +163,10 @@ def window_costs(
             seconds = time.perf_counter() - began
             owner = owners(grid.known, plan_windows(generator, grid.known, window, overlap))
             for frames, took in ((whole, whole_seconds), (parts, seconds)):
-                seams = [seam_error(frames, scene.grid.frames, owner, axis) for axis in AXES]
+                found_seams = [seam_error(frames, scene.grid.frames, owner, axis) for axis in AXES]
                 true = score(frames, scene, grid.known)["psnr"]
                 found.setdefault((window, frames is whole), []).append(
-                    (took, true, [seam[key] for seam in seams for key in ("seam", "inside")])
+                    (took, true, [seam[key] for seam in found_seams for key in ("seam", "inside")])
                 )
         if on_scene is not None:
             on_scene(number + 1, task.scenes)

@@ -129,16 +129,17 @@ def require_memory(
     if need <= free:
         return estimate
     said = "" if window is None else f", {made[0]} views x {made[1]} times at once,"
-    beginning = (
-        f"{views} views x {times} times of {width} x {height} px{said} need about "
-        f"{_gib(need)} beside the model, {_gib(free)} are free; "
-    )
     if estimate.text > free:
-        raise GeneratorError(
-            f"{beginning}the text encoder alone takes {_gib(estimate.text)} of it: choose the "
-            'device "cpu", or a generator without text_encoder/'
+        advice = (
+            f"the text encoder alone takes {_gib(estimate.text)} of it: choose the device "
+            '"cpu", or a generator without text_encoder/'
         )
-    raise GeneratorError(beginning + _advice(generator, made, height, width, free))
+    else:
+        advice = _advice(generator, made, height, width, free)
+    raise GeneratorError(
+        f"{views} views x {times} times of {width} x {height} px{said} need about "
+        f"{_gib(need)} beside the model, {_gib(free)} are free; {advice}"
+    )
 
 
 def _advice(generator: Generator, made: tuple[int, int], height: int, width: int, free: int) -> str:
