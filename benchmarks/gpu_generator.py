@@ -88,7 +88,13 @@ def forward(run: Run) -> list[str]:
 
     def measure() -> tuple[dict[str, list[float]], dict[str, int]]:
         from viewtime.generator.architectures import install
+        from viewtime_kernels import explain_backend
 
+        shape = (1, fused.tokens, size.heads, size.head_dim)
+        q = torch.empty(shape, dtype=torch.bfloat16, device=run.device)
+        chosen = str(explain_backend(q, q, q, views=views, times=times))
+        log.append("- attention: " + "; ".join(chosen.splitlines()))
+        del q
         model = new_model(run, size, torch.bfloat16)
         x, conditions = inputs(run, size, views, times, space)
         t = torch.full((1,), 0.7, device=run.device)
