@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,9 @@ def test_a_cache_costs_what_it_skips_and_every_step_is_taken(small):
 
 def test_windows_are_judged_beside_the_whole_grid_at_the_same_places(small):
     task = Task(scenes=1, views=3, times=5, size=32, steps=1)
+    deep, _ = window_costs(small, [(3, 3)], replace(task, depth=True), overlap=(1, 1))
     whole, parts = window_costs(small, [(3, 3)], task, overlap=(1, 1))
+    assert deep.to_truth > whole.to_truth + 0.3  # reprojected pixels are closer than copied frames
     assert whole.window is None and parts.window == whole.at == parts.at == (3, 3)
     assert whole.to_truth != parts.to_truth
     assert np.isnan(parts.seams["views"]["seam"])  # all views are in each window

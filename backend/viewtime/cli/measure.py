@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,9 +181,10 @@ def _generator_speed(arguments: argparse.Namespace) -> int:
 
         if thresholds:
             tables.append(speed.cache_table(speed.cache_costs(model, thresholds, task, show), task))
-        if windows:
-            costs = speed.window_costs(model, windows, task, overlap, show)
-            tables.append(speed.window_table(costs, task))
+        for depth in (False, True) if windows else ():
+            with_it = replace(task, depth=depth)
+            costs = speed.window_costs(model, windows, with_it, overlap, show)
+            tables.append(speed.window_table(costs, with_it))
     print("\n\n".join(tables))
     return 0
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from viewtime.evaluation.generator import HeldOut, held_out_scene, known_cells, score
+from viewtime.evaluation.generator import HeldOut, held_out_scene, score
 from viewtime.generator.errors import GeneratorError
 from viewtime.generator.generation import generate
 from viewtime.generator.load import Generator
+from viewtime.generator.prior import Prior, only_references, reprojection_prior
 from viewtime.generator.speed import set_cache
 from viewtime.generator.windows import generate_in_windows, owners, plan_windows, seam_error
 from viewtime.grid import FrameGrid
@@ -26,21 +27,32 @@ OnScene = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Task:
     """What is asked of the model: how many scenes, of which shape, and how many steps. The scenes
-    are those of `viewtime evaluate generator`, with both references and without depth."""
+    are those of `viewtime evaluate generator`, with both references. depth: and with their depth,
+    so that they can be reprojected."""
 
     scenes: int
     views: int = 5
     times: int = 5
     size: int = 128
     steps: int = 16
+    depth: bool = False
 
-    def given(self) -> Iterator[tuple[int, HeldOut, FrameGrid]]:
-        """Number, scene and references of each."""
+    def given(self, generator: Generator) -> Iterator[tuple[int, HeldOut, FrameGrid, Prior | None]]:
+        """Number, scene, references and prior of each."""
         for number in range(self.scenes):
             scene = held_out_scene(number, views=self.views, times=self.times, size=self.size)
-            known = known_cells("both", scene)
-            frames = np.where(known[..., None, None, None], scene.grid.frames, np.float32(0))
-            yield number, scene, FrameGrid(frames, known)
+            at = scene.fixed_view, scene.freeze_time
+            grid, prior = only_references(scene.grid, *at), None
+            if self.depth:
+                evidence = generator.takes_evidence
+                prior = reprojection_prior(grid, scene.rig, *at, evidence=evidence)
+            yield number, scene, replace(grid, depth=None), prior
+
+    def in_words(self) -> str:
+        return (
+            f"{self.scenes} held-out scenes, {self.views} x {self.times} frames of {self.size} px, "
+            f"{self.steps} steps asked, from both references, {'with' if self.depth else 'without'} depth."
+        )
 
 
 @dataclass(frozen=True)
@@ -71,15 +83,15 @@ def cache_costs(
     choices: list[float | None] = [None, *thresholds]
     found: dict[float | None, list[tuple[float, float, float, float]]] = {c: [] for c in choices}
     with _every_step(generator), _counting(generator) as computed:
-        for number, scene, grid in task.given():
+        for number, scene, grid, prior in task.given(generator):
             if number == 0:  # what is only done once shall not count
-                generate(generator, grid, prior=None, steps=1)
+                generate(generator, grid, prior=prior, steps=1)
             plain = np.empty(0)
             for threshold in choices:
                 set_cache(generator, threshold)
                 computed.clear()
                 began = time.perf_counter()
-                made = generate(generator, grid, prior=None, steps=task.steps, seed=number)
+                made = generate(generator, grid, prior=prior, steps=task.steps, seed=number)
                 seconds = time.perf_counter() - began
                 plain = made if threshold is None else plain
                 unseen = ~grid.known
@@ -96,8 +108,7 @@ def cache_table(costs: list[CacheCost], task: Task) -> str:
     """As Markdown, with a line about what was measured."""
     plain = costs[0]
     lines = [
-        f"{task.scenes} held-out scenes, {task.views} x {task.times} frames of {task.size} px, "
-        f"{task.steps} steps from both references, no depth",
+        task.in_words(),
         "",
         "| cache | steps computed | s per grid | as fast | PSNR to no cache | PSNR to the truth |",
         "|---|---|---|---|---|---|",
@@ -148,16 +159,16 @@ def window_costs(
                 f"{task.times} times: take a smaller window, or more views or times"
             )
     found: dict[tuple[tuple[int, int], bool], list[tuple[float, float, list[float]]]] = {}
-    for number, scene, grid in task.given():
+    for number, scene, grid, prior in task.given(generator):
         if number == 0:
-            generate(generator, grid, prior=None, steps=1)
+            generate(generator, grid, prior=prior, steps=1)
         began = time.perf_counter()
-        whole = generate(generator, grid, prior=None, steps=task.steps, seed=number)
+        whole = generate(generator, grid, prior=prior, steps=task.steps, seed=number)
         whole_seconds = time.perf_counter() - began
         for window in windows:
             began = time.perf_counter()
             parts = generate_in_windows(
-                generator, grid, prior=None, window=window, overlap=overlap, steps=task.steps,
+                generator, grid, prior=prior, window=window, overlap=overlap, steps=task.steps,
                 seed=number,
             )  # fmt: skip
             seconds = time.perf_counter() - began
@@ -185,8 +196,7 @@ def window_costs(
 def window_table(costs: list[WindowCost], task: Task) -> str:
     """As Markdown, with a line about what was measured."""
     lines = [
-        f"{task.scenes} held-out scenes, {task.views} x {task.times} frames of {task.size} px, "
-        f"{task.steps} steps from both references, no depth. Seam: error of the change from one "
+        f"{task.in_words()} Seam: error of the change from one "
         "cell to the next where two windows meet, over that inside a window; the whole grid has "
         "no seams, and shows what the ratio is at those places without them.",
         "",
