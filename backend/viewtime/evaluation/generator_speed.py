@@ -49,9 +49,10 @@ class Task:
             yield number, scene, replace(grid, depth=None), prior
 
     def in_words(self) -> str:
+        depth = "with" if self.depth else "without"
         return (
             f"{self.scenes} held-out scenes, {self.views} x {self.times} frames of {self.size} px, "
-            f"{self.steps} steps asked, from both references, {'with' if self.depth else 'without'} depth."
+            f"{self.steps} steps asked, from both references, {depth} depth."
         )
 
 
