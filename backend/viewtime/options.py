@@ -14,6 +14,7 @@ from viewtime_formats.errors import ViewtimeError
 ROUTES = ("auto", "captured", "generated")
 GENERATED_SIZE = 128  # the size that the bundled models were trained at
 SOLVERS = ("euler", "unipc")  # viewtime.generator.sampler has what they are
+GAUSSIANS = ("auto", "learned", "analytic")  # viewtime.reconstructor.lift
 OFFLOADS = ("none", "block", "leaf")  # viewtime.generator.speed
 
 
@@ -30,7 +31,8 @@ class RunOptions:
     (0 for a renderer, about 0.01 for photogrammetry). device: "auto" (the GPU when there is one),
     "cpu" or "cuda:N". guidance: how strongly the prompt leads the generator; None as the model
     has it, 1 not at all. memory_budget_gb: what the reconstructor's model may take (1e9 bytes); it
-    computes in smaller parts to keep it; None sets no bound.
+    computes in smaller parts to keep it; None sets no bound. gaussians: made by the reconstructor's
+    head or by the analytic fusion, "auto" as the model has it.
     """
 
     route: str = "auto"
@@ -44,6 +46,7 @@ class RunOptions:
     device: str = "auto"
     guidance: float | None = None
     memory_budget_gb: float | None = None
+    gaussians: str = "auto"
     solver: str = "euler"
     shift: float = 1.0
     negative_prompt: str = ""
@@ -65,6 +68,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         _check_choice("route", self.route, ROUTES)
+        _check_choice("gaussians", self.gaussians, GAUSSIANS)
         _check_choice("solver", self.solver, SOLVERS)
         _check_choice("offload", self.offload, OFFLOADS)
         if self.size is not None:

@@ -147,8 +147,7 @@ def reconstruct(
         timeline = routes.Timeline(grid.times, fps, 1, 1)
         source = Path(grid_folder).name
         provenance = routes.provenance_of("generated", source, options)
-        budget = options.memory_budget_gb
-        routes.lift(filled, timeline, out, model, provenance, report, budget_gb=budget)
+        routes.lift(filled, timeline, out, model, provenance, report, options)
     return out / "splats"
 
 

@@ -147,10 +147,7 @@ def generated(capture: Capture, out: Path, options: RunOptions, report: Reporter
 
     write_grid(out / "grid", filled.grid)
     provenance = provenance_of("generated", capture.folder.name, options)
-    budget = options.memory_budget_gb
-    counts = lift(
-        filled, timeline_of(capture), out, reconstructor, provenance, report, budget_gb=budget
-    )
+    counts = lift(filled, timeline_of(capture), out, reconstructor, provenance, report, options)
     seconds["reconstruct"] = report.elapsed()
     grid = filled.grid
     return RunResult(
@@ -300,8 +297,7 @@ def lift(
     reconstructor: Any,
     provenance: dict[str, Any],
     report: Reporter,
-    *,
-    budget_gb: float | None = None,
+    options: RunOptions,
 ) -> list[int]:
     """A full grid to `out`/splats, with the reconstructor; the number of Gaussians of each step."""
     from viewtime.reconstructor.lift import reconstruct
@@ -312,7 +308,8 @@ def lift(
         filled.grid,
         filled.rig,
         prior_depth=filled.prior_depth,
-        memory_budget_gb=budget_gb,
+        gaussians=options.gaussians,
+        memory_budget_gb=options.memory_budget_gb,
         on_step=None,  # one step is one yield, which _write_steps counts
         should_cancel=report.should_cancel,
     )

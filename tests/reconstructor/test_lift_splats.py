@@ -8,6 +8,7 @@ import torch
 from viewtime.data.synthetic import sample_grid
 from viewtime.gaussians.ops import transform
 from viewtime.grid import FrameGrid
+from viewtime.models import ModelError
 from viewtime.reconstructor.config import ReconstructorConfig
 from viewtime.reconstructor.lift import reconstruct
 from viewtime.reconstructor.lift_predict import predict
@@ -66,6 +67,20 @@ def test_captured_geometry_puts_the_heads_gaussians_on_the_captured_surface(scen
     np.testing.assert_allclose(found[1].means, np.concatenate(means), atol=2e-3)
     shown = sh0_to_rgb(found[1].sh[:, 0])
     assert np.abs(shown - np.concatenate(colours)).mean() < 0.05
+
+
+def test_who_makes_the_gaussians_can_be_chosen(scene):
+    """Asked for by name, else as the model's config has it; the grid's own pixels either way."""
+    grid, rig = scene
+
+    def maker(model: Reconstructor, **chosen: str) -> str:
+        return reconstruct(model, grid, rig, **chosen).provenance["gaussians"]
+
+    learned, analytic = model_with("residual"), model_with("residual", analytic=True)
+    assert maker(learned) == maker(analytic, gaussians="learned") == "learned (residual)"
+    assert maker(analytic) == maker(learned, gaussians="analytic") == "analytic"
+    with pytest.raises(ModelError, match="no Gaussian head"):
+        maker(model_with("none"), gaussians="learned")
 
 
 @pytest.mark.parametrize("head", ["residual", "anysplat"])

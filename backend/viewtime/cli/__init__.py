@@ -51,6 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
         route=arguments.route,
         reconstructor=arguments.reconstructor,
         memory_budget_gb=arguments.memory_gb,
+        gaussians=arguments.gaussians,
         **generating.options(arguments),
     )
     with ProgressLine(sys.stderr) as line:
@@ -82,7 +83,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
 
     options = pipeline.RunOptions(
         reconstructor=arguments.reconstructor, device=arguments.device,
-        memory_budget_gb=arguments.memory_gb,
+        memory_budget_gb=arguments.memory_gb, gaussians=arguments.gaussians,
     )  # fmt: skip
     with ProgressLine(sys.stderr) as line:
         splats = pipeline.reconstruct(
@@ -175,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     run = command(commands, "run", _run, "run a Capture folder through to splats")
     run.add_argument("--route", choices=("auto", "captured", "generated"), default="auto")
     run.add_argument("--reconstructor", default="bundled", help="name or folder of the model")
-    _add_memory(run)
+    _add_lifting(run)
     generating.add(run)
 
     generate = command(commands, "generate", _generate, "fill a Capture's grid with frames")
@@ -188,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     reconstruct.add_argument("--fps", type=float, default=24.0, help="rate (default 24)")
     reconstruct.add_argument("--reconstructor", default="bundled", help="name or folder")
     reconstruct.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N"')
-    _add_memory(reconstruct)
+    _add_lifting(reconstruct)
     add_threads(reconstruct)
     serve = command(commands, "serve", _serve, "serve jobs to Blender over loopback HTTP")
     serve.add_argument("--data", type=Path, help="folder of the job database and logs")
@@ -242,9 +243,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_memory(parser: argparse.ArgumentParser) -> None:
+def _add_lifting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-gb",
         type=float,
         help="memory that the reconstructor's model may take (default: no bound)",
+    )
+    parser.add_argument(
+        "--gaussians",
+        choices=("auto", "learned", "analytic"),
+        default="auto",
+        help="made by the reconstructor's head or by the analytic fusion (default: as it has it)",
     )

@@ -62,6 +62,7 @@ class ReconstructorConfig:
     uv_tokens: bool = False  # fixed sines of the place on each token, for patch_embed "conv"
     rays: bool = False  # known cameras may be given as rays
     surface: bool = False  # surface logit and picture skip of the depth head
+    analytic: bool = False  # splats are analytic unless the head's are asked for
 
     def __post_init__(self) -> None:
         for name, allowed in (

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from viewtime.gaussians.lift import clean_depth
 from viewtime.grid import FrameGrid
+from viewtime.models import ModelError
 from viewtime.progress import Cancelled
 from viewtime.reconstructor.captured import fuse_views
 from viewtime.reconstructor.complete import complete_depth, fit_disparity
@@ -120,6 +121,7 @@ def reconstruct(
     *,
     prior_depth: NDArray[np.floating] | None = None,
     refine: bool = True,
+    gaussians: str = "auto",
     memory_budget_gb: float | None = None,
     on_step: Callable[[int, int], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
@@ -127,13 +129,14 @@ def reconstruct(
     """Gaussians for every timestep of a full grid of frames.
 
     A reconstructor with a Gaussian head makes them, from captured geometry or from its own; one
-    without leaves them to the analytic fusion.
+    without leaves them to the analytic fusion, as does one whose config says `analytic`.
 
     Args:
         grid: frames (V,T,3,H,W), all of them meant to be seen; grid.depth where it is known.
         rig: V cameras, or None: they are predicted, or a 45 degree pinhole for a single view.
         prior_depth: (V,T,H,W) planar z where grid.depth says nothing; nan in holes, inf sky.
         refine: with a rig and no known depth, find the factor per view that makes views agree.
+        gaussians: "learned" or "analytic", "auto" as the model has it.
         memory_budget_gb: the model computes in chunks that keep its estimated peak within it.
         on_step: called with (timesteps done, timesteps).
 
@@ -144,7 +147,8 @@ def reconstruct(
 
     Raises:
         ValueError: when the rig or prior_depth does not fit the grid. BudgetError (a ViewtimeError
-        and a ValueError): when the budget is too small. Cancelled.
+        and a ValueError): when the budget is too small. ModelError: when there is no head for
+        "learned". Cancelled.
     """
     views, times, _, height, width = grid.frames.shape
     if rig is not None and len(rig.cameras) != views:
@@ -164,7 +168,7 @@ def reconstruct(
         "memory_budget_gb": memory_budget_gb,
         "should_cancel": should_cancel,
     }
-    if reconstructor is not None and reconstructor.config.gaussian_head != "none":
+    if _learns(reconstructor, gaussians):
         return _learned(reconstructor, grid.frames, rig, known, on_step, options)
     predicted: Predicted | None = None
     if known is not None and rig is not None and not np.isnan(known).any():
@@ -198,6 +202,18 @@ def reconstruct(
         {**provenance, "gaussians": "analytic"},
         _sky_colour(grid.frames[:, 0], np.isinf(depth[:, 0])),
     )
+
+
+def _learns(model: Reconstructor, gaussians: str) -> bool:
+    """Whether the model's head makes the Gaussians; see `reconstruct`."""
+    head = model is not None and model.config.gaussian_head != "none"
+    if gaussians == "auto":
+        return head and not model.config.analytic
+    if gaussians not in ("learned", "analytic"):
+        raise ValueError(f"gaussians is {gaussians!r}; auto, learned or analytic is needed")
+    if gaussians == "learned" and not head:
+        raise ModelError("gaussians is 'learned', but this reconstructor has no Gaussian head")
+    return gaussians == "learned"
 
 
 def _learned(
