@@ -129,23 +129,23 @@ def naive(test: str, scale: Scale) -> float:
 
 def run_table(
     name: str, folder: Path, scale: Scale, say: Callable[[str], None] = print,
-    seeds: tuple[int, ...] = SEEDS,
+    seeds: tuple[int, ...] = SEEDS, sets: tuple[str, ...] | None = None,
 ) -> dict[str, list[dict[str, float]]]:  # fmt: skip
     """Train and judge all of a table's variants with every seed; rows by variant, "set metric".
 
     A moving set is judged by the weights of the dynamic stage, a still one by those of the static.
+    sets: some of the table's alone; without a moving one no dynamic stage is trained.
     """
-    variants, tests = TABLES[name]
+    variants, tests = TABLES[name][0], sets or TABLES[name][1]
     base = train_base(folder, scale)
     rows: dict[str, list[dict[str, float]]] = {}
     for variant in variants:
         for seed in seeds:
             say(f"table {name}: {variant.name}, seed {seed}")
             static = train_static(folder, base, variant, seed, scale)
-            weights = {
-                "static": static,
-                "dynamic": train_dynamic(folder, static, variant, seed, scale),
-            }
+            weights = {"static": static}
+            if any(TESTS[test][0] == "dynamic" for test in tests):
+                weights["dynamic"] = train_dynamic(folder, static, variant, seed, scale)
             scores = {}
             for test in tests:
                 kept = weights[TESTS[test][0]]
