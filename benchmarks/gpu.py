@@ -4,7 +4,7 @@
     python3 benchmarks/gpu.py [--only attention generator reconstructor] [--out benchmarks/results]
 
 Three groups of sections: attention (the kernels, checked before they are timed: under eight
-minutes), generator (sampling, the big forward pass, training: about seven) and reconstructor
+minutes), generator (sampling, the big forward pass, training: about eight) and reconstructor
 (about five). Where a command may only run for ten minutes, run one group a command with --only:
 what the report of that day and device holds of the others stays. It wants torch 2.11 or later with
 CUDA, triton 3.6 or later and numba; the generator wants diffusers; this package need not be
