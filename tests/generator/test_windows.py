@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from viewtime.generator import GeneratorError, generate
 from viewtime.generator.codec import PixelCodec, WanCodec
+from viewtime.generator.generation import latent_of_time
 from viewtime.generator.load import Generator
 from viewtime.generator.windows import (
     default_overlap,
@@ -148,6 +149,11 @@ def test_a_window_that_a_video_codec_cannot_take_is_refused_with_the_next_that_i
         plan_windows(with_vae, known, (4, 8))
     with pytest.raises(GeneratorError, match=r"overlap is of 3 times, .* 1 or 5"):
         plan_windows(with_vae, known, (4, 9), (1, 3))
+
+
+def test_a_look_at_latents_has_a_picture_for_each_time():
+    assert latent_of_time(9, 3) == [0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert latent_of_time(1, 1) == [0] and latent_of_time(3, 3) == [0, 1, 2]
 
 
 def test_a_seam_is_where_windows_meet_and_nowhere_else():
