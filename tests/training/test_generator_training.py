@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from viewtime.generator.codec import PixelCodec
 from viewtime.generator.load import Generator, save_generator
 from viewtime.generator.model import ViewTimeTransformer
 from viewtime.grid import FrameGrid
-from viewtime.training import common
+from viewtime.training import common, generator
 from viewtime.training.examples import (
     GIVEN,
     HELD_OUT_SEED,
@@ -173,8 +175,32 @@ def test_several_workers_make_what_one_makes(tmp_path):
     apart, here = (list(_batches(replace(recipe, workers=workers), 1)) for workers in (2, 0))
     assert len(apart) == len(here) == 2
     for one, other in zip(apart, here):
-        key = sorted(float(x.truth.sum()) for x in one)
-        assert key == sorted(float(x.truth.sum()) for x in other) and len(one) == 3
+        found, expected = (
+            [float(x.truth.mean(dtype=float)) for x in each] for each in (one, other)
+        )
+        assert len(found) == 3
+        np.testing.assert_allclose(sorted(found), sorted(expected), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["generator-small", "generator-small-gpu"])
+def test_the_shipped_recipes_run_at_a_tiny_size(tmp_path, name):
+    """And go on where they were; the one for a GPU with rays cast by torch, by several workers."""
+    path = Path(generator.__file__).parent / "configs" / f"{name}.toml"
+    recipe = Recipe.from_dict(common.read_settings(path))
+    gpu = recipe.device == "cuda"
+    assert gpu == (name == "generator-small-gpu") and math.isfinite(recipe.minutes)
+    size = sum(p.numel() for p in new_model(recipe).transformer.parameters())
+    assert size * 2 < 16 * 2**20  # in float16, one file
+    recipe = replace(
+        recipe, folder=str(tmp_path), init="", layers=1, heads=1, ffn=32, features=4, context=4,
+        size=32, tokens=64, batch=min(recipe.batch, 2), steps=2, held_out=1, device="cpu",
+        workers=min(recipe.workers, 2), beside=False, bfloat16=False,
+        cast_on="cpu" if gpu else recipe.cast_on,
+    )  # fmt: skip
+    train(recipe)
+    weights = train(replace(recipe, steps=3))
+    assert "step=3/3" in (tmp_path / "log.txt").read_text()
+    assert load_generator(weights).takes_evidence
 
 
 def test_killed_and_started_again_it_ends_in_the_same_weights(tmp_path):

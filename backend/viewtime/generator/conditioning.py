@@ -7,7 +7,7 @@ concatenated, and a cell without a reference adds nothing, which is not the same
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +42,6 @@ class Conditions:
     @property
     def exactly_known(self) -> Tensor:
         return self.known if self.exact is None else self.known & self.exact
-
-    def to(self, device: torch.device) -> Conditions:
-        """The same on a device."""
-        moved = {
-            name: None if value is None else value.to(device) for name, value in vars(self).items()
-        }
-        return replace(self, **moved)
 
 
 class PriorEmbedding(nn.Module):

@@ -15,7 +15,7 @@ Float32 = NDArray[np.float32]
 Cell = tuple[int, int]
 
 
-def naive_prior(frames: Float32, known: NDArray[np.bool_], *, evidence: bool = False) -> Prior:
+def naive_prior(frames: Float32, known: NDArray[np.bool_], *, evidence: bool = True) -> Prior:
     """Each unknown cell repeats the known frame that is likely to be most like it.
 
     frames (V, T, 3, H, W) display sRGB, read where known (V, T) only. A cell has the nearest known
@@ -42,7 +42,7 @@ def naive_prior(frames: Float32, known: NDArray[np.bool_], *, evidence: bool = F
             corner = row[0], column[1]
         made[v, t] = frames[_likelier(frames, known, (v, t), column, row, corner)]
         if kept is not None and (column is not None or row is not None):
-            kept[v, t] = gather_evidence([layer(column), layer(row), layer(corner)], False)
+            kept[v, t] = gather_evidence([layer(column), layer(row), layer(corner)], 0.0)
     source = np.full((views, times, height, width), NAIVE, np.uint8)
     source[known] = GIVEN
     valid = np.broadcast_to(known[:, :, None, None], source.shape).copy()

@@ -36,7 +36,8 @@ copied as it is because nothing is known of the geometry (see `viewtime.generato
 
 EVIDENCE = 13
 """Channels of what a prior was chosen from: colours (3 each) of the column, of the row and of what
-stands still, whether there is each of these, and whether they were reprojected at all."""
+stands still, whether there is each of these, and how far the reprojection is to be trusted: 1 with
+exact depth, 1/2 with PREDICTED_NOISE, 0 where nothing was reprojected."""
 
 PREDICTED_NOISE = 0.02
 """The depth_noise that goes with predicted depth (measured: 0.02 is better than 0 and 0.05)."""
@@ -79,7 +80,7 @@ class Prior:
         )  # fmt: skip
 
 
-def gather_evidence(layers: list[tuple[Float32, Bool] | None], geometry: bool) -> Float32:
+def gather_evidence(layers: list[tuple[Float32, Bool] | None], trust: float) -> Float32:
     """(EVIDENCE, H, W) of one cell: column, row and still, each an image (H, W, 3) and where it is
     to be had (H, W), or None."""
     height, width = next(layer[1].shape for layer in layers if layer is not None)
@@ -88,7 +89,7 @@ def gather_evidence(layers: list[tuple[Float32, Bool] | None], geometry: bool) -
         if layer is not None:
             out[3 * number : 3 * number + 3] = (layer[0] * layer[1][..., None]).transpose(2, 0, 1)
             out[9 + number] = layer[1]
-    out[12] = geometry
+    out[12] = trust
     return out
 
 
@@ -291,7 +292,7 @@ def reprojection_prior(
     *,
     background: ArrayLike = (0.0, 0.0, 0.0),
     depth_noise: float = 0.0,
-    evidence: bool = False,
+    evidence: bool = True,
     should_cancel: Callable[[], bool] | None = None,
 ) -> Prior:
     """Fill a grid's unknown cells from the fixed view's clip and the freeze-time column.
@@ -309,6 +310,7 @@ def reprojection_prior(
     """
     row, columns = _references(grid, rig, fixed_view, freeze_time)
     tolerance = DEPTH_TOLERANCE + 2 * depth_noise
+    trust = PREDICTED_NOISE / (PREDICTED_NOISE + depth_noise)
     views, times, _, height, width = grid.frames.shape
     frames = grid.frames.astype(np.float32, copy=True)
     depth = np.full((views, times, height, width), np.nan, np.float32)
@@ -331,7 +333,7 @@ def reprojection_prior(
             if kept is not None:
                 there = ~np.isnan(column.depth)
                 layers = [(column.image, there), _unmixed(shown), _unmixed(behind)]
-                kept[v, t] = gather_evidence(layers, True)  # type: ignore[arg-type]
+                kept[v, t] = gather_evidence(layers, trust)  # type: ignore[arg-type]
     assert grid.depth is not None
     depth[grid.known], source[grid.known] = grid.depth[grid.known], GIVEN
     return Prior(frames, depth, source != HOLE, source, kept)

@@ -123,8 +123,12 @@ def load_checkpoint(
                     average.state[name].copy_(tensors[f"average.{name}"])
                 if f"optimizer.step.{name}" in tensors:
                     optimizer.state[parameter] = {
-                        key: tensors[f"optimizer.{key}.{name}"].clone()
-                        for key in ("step", "exp_avg", "exp_avg_sq")
+                        key: tensors[f"optimizer.{key}.{name}"].to(place, copy=True)
+                        for key, place in (
+                            ("step", "cpu"),  # where torch keeps it, whatever the device
+                            ("exp_avg", parameter.device),
+                            ("exp_avg_sq", parameter.device),
+                        )
                     }
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise TrainingError(f"{path}: not a checkpoint of this model: {error}") from error

@@ -6,7 +6,7 @@ Each is a function of its number; nothing is stored, nothing is read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -222,26 +222,37 @@ def _varied(example: GridExample, rng: np.random.Generator, edge: int) -> GridEx
     )
 
 
-def conditions_of(examples: list[GridExample], maps: int = MAPS) -> tuple[Tensor, Conditions]:
-    """Clean latents (B, V, T, 3, H, W) and all conditions of examples of one shape."""
+def conditions_of(
+    examples: list[GridExample], maps: int = MAPS, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Conditions]:
+    """Clean latents (B, V, T, 3, H, W) and all conditions of examples of one shape, float32 on a
+    device; maps: how many of theirs the model takes."""
     codec = PixelCodec()
 
     def stack(arrays: list[Any]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays))
+        return torch.from_numpy(np.stack(arrays)).to(device)
 
-    truth, known = (
-        codec.encode(stack([e.truth for e in examples])),
-        stack([e.known for e in examples]),
-    )
+    truth = codec.encode(stack([e.truth for e in examples]).float())
+    known = stack([e.known for e in examples])
     given = known[..., None, None, None]
     prior = None
     if examples[0].prior is not None:
-        prior = torch.where(given, truth, codec.encode(stack([e.prior for e in examples])))
+        prior = torch.where(given, truth, codec.encode(stack([e.prior for e in examples]).float()))
     conditions = Conditions(
         reference=truth * given,
         known=known,
-        text=torch.zeros(len(examples), 0, 16),
+        text=torch.zeros(len(examples), 0, 16, device=device),
         prior=prior,
-        maps=None if prior is None else stack([e.maps[:, :, :maps] for e in examples]),
+        maps=None if prior is None else stack([e.maps[:, :, :maps] for e in examples]).float(),
     )
     return truth, conditions
+
+
+def half(example: GridExample) -> GridExample:
+    """The same in float16, for the way from one process to another."""
+    return replace(
+        example,
+        truth=example.truth.astype(np.float16),
+        prior=None if example.prior is None else example.prior.astype(np.float16),
+        maps=example.maps.astype(np.float16),
+    )

@@ -23,7 +23,14 @@ from viewtime.generator.load import load_generator, save_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
 from viewtime.generator.sampler import pin_known
 from viewtime.training import common, fine_tuning, generator_report
-from viewtime.training.examples import GIVEN, MAPS, GridExample, conditions_of, training_example
+from viewtime.training.examples import (
+    GIVEN,
+    MAPS,
+    GridExample,
+    conditions_of,
+    half,
+    training_example,
+)
 
 PATCH = 8  # pixels
 T_MAX = 16  # position stride between views
@@ -149,9 +156,8 @@ def loss_of(
     rng = np.random.default_rng((recipe.seed, step, 1))
     generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
     device = next(model.parameters()).device
-    truth, conditions = conditions_of(examples, model.config.prior_maps)
+    truth, conditions = conditions_of(examples, model.config.prior_maps, device)
     noise = torch.randn(truth.shape, generator=generator).to(device)
-    truth, conditions = truth.to(device), conditions.to(device)
     at_start = rng.random() < recipe.start_share
     t = torch.full((len(examples),), 1.0 if at_start else float(np.sqrt(rng.random())))
     t = t.to(device)
@@ -201,10 +207,10 @@ def train(recipe: Recipe) -> Path:
     if checkpoint.exists():
         start, before = common.load_checkpoint(checkpoint, model, average, optimizer)
     log = common.Log(folder / "log.txt", recipe.steps, start)
+    stream = _batches(recipe, start)  # its processes start while the report is prepared
     report = generator_report.Report(folder, recipe.held_out, recipe.size, recipe.bfloat16)
     losses: dict[str, list[float]] = {}
     spent = before
-    stream = _batches(recipe, start)
     began = log.seconds()  # the clock of `minutes` is that of the steps alone
     while start < recipe.steps and _share_done(recipe, start, spent) < 1.0:
         examples, step = next(stream), start
@@ -254,16 +260,18 @@ def _batches(recipe: Recipe, start: int) -> Iterator[list[GridExample]]:
     workers = min(recipe.workers or 1, recipe.batch)
     streams = [
         common.examples(
-            partial(_slots, make, range(first, recipe.batch, workers)), start, recipe.steps,
-            beside=recipe.beside or recipe.workers > 0,
+            partial(_slots, make, range(first, recipe.batch, workers), recipe.workers > 0),
+            start, recipe.steps, beside=recipe.beside or recipe.workers > 0,
         )
         for first in range(workers)
     ]  # fmt: skip
     return ([x for part in parts for x in part] for parts in zip(*streams))
 
 
-def _slots(make: Any, slots: range, number: int) -> list[GridExample]:
-    return [make(number, slot=slot) for slot in slots]
+def _slots(make: Any, slots: range, light: bool, number: int) -> list[GridExample]:
+    """The examples of step `number` for some places of its batch; light: in float16."""
+    made = [make(number, slot=slot) for slot in slots]
+    return [half(example) for example in made] if light else made
 
 
 def main(arguments: list[str]) -> int:

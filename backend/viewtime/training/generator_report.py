@@ -65,11 +65,11 @@ class Report:
 def one_step(generator: Generator, example: GridExample) -> np.ndarray:
     """All frames (V, T, 3, H, W) of an example after one step from its start."""
     config = generator.model.config
-    _, conditions = conditions_of([example], config.prior_maps)
+    _, conditions = conditions_of([example], config.prior_maps, generator.device)
     noise = torch.randn(conditions.reference.shape, generator=torch.Generator().manual_seed(0)).to(
         generator.device
     )
-    latents = sample(generator.model, conditions.to(generator.device), noise, [1.0])
+    latents = sample(generator.model, conditions, noise, [1.0])
     return generator.codec.decode(latents[0]).float().cpu().numpy()
 
 
