@@ -124,6 +124,20 @@ def test_offsets_and_rotations_are_those_of_splatt3r_with_the_scalar_first():
     torch.testing.assert_close(splats.scales[0, 1, n], raw[0, 1, 2, 4:7, 3, 4].exp())
 
 
+def test_a_head_that_asks_for_infinities_still_draws_something_finite():
+    """Seen in training: raw offsets of some hundreds, whose exponential no float holds."""
+    raw, depth, images = (x.float() for x in inputs())
+    raw[:, :, :, :7] = 400.0
+    raw[:, :, :, 1, 0] = 0.0  # infinity times zero is not a number
+    raw.requires_grad_()
+    same = torch.eye(4)[:3].expand(B, T, V, 3, 4)
+    splats = make_splats("residual", raw, depth, same, cameras()[1].float(), images)
+    (splats.means.sum() + splats.scales.sum()).backward()
+    for found in (splats.means, splats.scales, raw.grad):
+        assert torch.isfinite(found).all()
+    assert splats.scales.max() < 21 and splats.means.abs().max() < 60
+
+
 def test_everything_a_loss_could_teach_gets_a_gradient():
     raw, depth, images = inputs()
     extrinsics, intrinsics = cameras()

@@ -24,6 +24,9 @@ from viewtime_formats.gaussians import SH_C0, Gaussians
 
 OFFSET_SHIFT = 6.0
 """Splatt3R's offsets are direction * (exp(length - 6) - exp(-6)): tiny until the head insists."""
+LARGEST_LOG = 3.0
+"""Log of the largest offset and standard deviation of the "residual" head, in the model's unit (the
+mean distance of what is seen): 20 of them. A head that trains freely can ask for exp(100)."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ def _residual(
     turn = extrinsics[..., :3, :3].transpose(-1, -2)  # world from camera, (B,T,V,3,3)
     length = parts["offset"].norm(dim=-1, keepdim=True)
     direction = parts["offset"] / length.clamp(min=1e-8)
-    offset = direction * (torch.exp(length - OFFSET_SHIFT) - math.exp(-OFFSET_SHIFT))
+    grown = (length - OFFSET_SHIFT).clamp(max=LARGEST_LOG).exp()
+    offset = direction * (grown - math.exp(-OFFSET_SHIFT))
     offset = offset.unflatten(2, (-1, pixels)) @ turn.transpose(-1, -2)  # (B,T,V,HW,3)
     points = unproject(depth, extrinsics, intrinsics).flatten(2, 4)
     turning = matrix_to_quaternion(turn)[..., None, :]  # (B,T,V,1,4)
@@ -151,7 +155,7 @@ def _residual(
         "residual",
         points + unit * offset.flatten(2, 3),
         parts["opacity"][..., 0],
-        parts["scale"] + unit.log(),
+        parts["scale"].clamp(max=LARGEST_LOG) + unit.log(),
         torch.stack([w, x, y, z], dim=-1),
         sh[..., None, :],
         weight.flatten(2),
