@@ -45,7 +45,7 @@ class Scale:
     """How long things are trained, and on how many scenes of each set they are judged."""
 
     base_steps: int = 2000
-    steps: int = 600
+    steps: int = 300
     batch: int = 2
     scenes: int = 16
     sample_steps: int = 8
