@@ -220,8 +220,8 @@ def fill(
     preview.flush()
     full = FrameGrid(frames=frames, known=grid.known, depth=grid.depth)
     # Depth that was predicted for the prior is no better than what lifting predicts of all frames.
-    measured = prior is not None and capture.has_depth
-    return Filled(full, rig, prior.depth if measured else None, background), seconds
+    depth = prior.depth if prior is not None and capture.has_depth else None
+    return Filled(full, rig, depth, background), seconds
 
 
 def _prior(

@@ -13,11 +13,14 @@ from viewtime.generator.prior import (
     COLUMN,
     GIVEN,
     HOLE,
+    PREDICTED_NOISE,
     ROW,
+    STILL,
     only_references,
     reprojection_prior,
 )
 from viewtime.grid import FrameGrid
+from viewtime.progress import Cancelled
 from viewtime_formats.errors import CaptureError
 
 VIEWS, TIMES, SIZE = 4, 4, 64
@@ -72,6 +75,34 @@ def test_the_priors_depth_is_nearer_to_the_truth_than_the_columns(moving):
     column = np.broadcast_to(grid.depth[:, freeze_time, None], grid.depth.shape)
     assert share(prior.depth) > 0.85
     assert 1 - share(prior.depth) < 0.7 * (1 - share(column))
+
+
+def test_its_evidence_holds_what_each_pixel_was_chosen_from(moving):
+    _, rig, references, fixed_view, freeze_time, prior = moving
+    evidence, unseen = prior.evidence, ~references.known
+    assert not evidence[references.known].any()
+    chosen = {COLUMN: 0, ROW: 3, STILL: 6}
+    for source, first in chosen.items():
+        here = (prior.source == source) & unseen[:, :, None, None]
+        colours = np.moveaxis(evidence[:, :, first : first + 3], 2, -1)[here]
+        frames = np.moveaxis(prior.frames, 2, -1)[here]
+        assert here.any() and np.abs(colours - frames).max() < 2e-3
+        assert (evidence[:, :, 9 + first // 3][here] == 1).all()
+    assert (evidence[unseen][:, 12] == 1).all()
+    settings = {"depth_noise": PREDICTED_NOISE}
+    shaken = reprojection_prior(references, rig, fixed_view, freeze_time, **settings)
+    assert (shaken.evidence[unseen][:, 12] == 0.5).all()
+    lean = reprojection_prior(references, rig, fixed_view, freeze_time, evidence=False)
+    assert lean.evidence is None and np.array_equal(lean.frames, prior.frames)
+    part = prior.part([2, 0], [1])
+    assert np.array_equal(part.frames, prior.frames[[2, 0]][:, [1]])
+    assert np.array_equal(part.evidence, prior.evidence[[2, 0]][:, [1]])
+
+
+def test_it_stops_when_asked(moving):
+    _, rig, references, fixed_view, freeze_time, _ = moving
+    with pytest.raises(Cancelled):
+        reprojection_prior(references, rig, fixed_view, freeze_time, should_cancel=lambda: True)
 
 
 def test_a_still_scene_gives_the_truth():

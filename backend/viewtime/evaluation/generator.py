@@ -32,6 +32,9 @@ the rig, and the reconstructor predicts their depth."""
 REFERENCES = ("both", "depth", "predicted")
 """Modes that give the row and the column."""
 
+BEST_PSNR = 60.0
+"""dB: where nothing moves a copy is the truth, and infinity would be the mean of all scenes."""
+
 Score = dict[str, float]
 
 
@@ -140,11 +143,12 @@ def predicted_prior(
 def score(
     frames: np.ndarray, scene: HeldOut, known: np.ndarray, lpips: object | None = None
 ) -> Score:
-    """Means over the cells that were not given: psnr (dB), ssim, and lpips where there is one."""
+    """Means over the cells that were not given: psnr (dB, a cell counts BEST_PSNR at most), ssim,
+    and lpips where there is one."""
     cells = np.argwhere(~known)
     pairs = [(frames[v, t], scene.grid.frames[v, t]) for v, t in cells]
     result = {
-        "psnr": float(np.mean([psnr(a, b) for a, b in pairs])),
+        "psnr": float(np.mean([min(psnr(a, b), BEST_PSNR) for a, b in pairs])),
         "ssim": float(np.mean([ssim(a, b) for a, b in pairs])),
     }
     if lpips is not None:

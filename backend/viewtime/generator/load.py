@@ -3,7 +3,7 @@
 
 A folder has transformer/ (WanTransformer3DModel), optionally vae/ (AutoencoderKLWan; without it
 latents are pixels), text_encoder/ and tokenizer/ (UMT5), and optionally what is ours: config.json,
-prior_embedding.safetensors and added.safetensors. Nothing is ever downloaded.
+prior_embedding, exact_embedding and added (all .safetensors). Nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -130,6 +130,8 @@ def load_generator(
     model = ViewTimeTransformer(transformer, config)
     if model.prior_embedding is not None:
         _load_prior_embedding(model.prior_embedding, folder / "prior_embedding.safetensors")
+    if model.exact_embedding is not None:
+        _load_prior_embedding(model.exact_embedding, folder / "exact_embedding.safetensors")
     added = _added_parts(model)
     if added:
         _load_added(model, folder / "added.safetensors")
@@ -167,6 +169,8 @@ def save_generator(
     save_file(part("transformer"), weights, metadata={"format": "pt"})
     if model.prior_embedding is not None:
         save_file(part("prior_embedding"), folder / "prior_embedding.safetensors")
+    if model.exact_embedding is not None:
+        save_file(part("exact_embedding"), folder / "exact_embedding.safetensors")
     if added := part("added_layers", "view_embedding"):
         save_file(added, folder / "added.safetensors")
     values = {"format": FORMAT, "version": VERSION, **model.config.to_dict()}

@@ -66,7 +66,8 @@ def estimate_memory(
     features = model.config.prior_features
     fine = 0
     if features:
-        fine = views * latent_times * height * width // codec.spatial**2 * 4 * (2 * features + 16)
+        per_pixel = 2 * features + 13 + model.config.prior_maps + model.config.prior_context
+        fine = views * latent_times * height * width // codec.spatial**2 * 4 * per_pixel
     forward = in_dtype + tokens * 4 * 2 * c + fine + 2 * pixels * 4 // codec.spatial**2
     decode = pixels * 4
     if isinstance(codec, WanCodec):

@@ -38,8 +38,10 @@ class GeneratorConfig:
       model then is its prior), from which the velocity follows.
     prior_features: width of the embedding for the prior, 0 = takes none; prior_maps: number of
       maps that come with it (16 with its evidence); prior_context: width of the coarser scales that
-      its correction looks at, 0 = none. sigma, sigma_invalid: noise on the prior where the
-      flow starts, in latent units. t_max: position stride between views, 0 = the grid's times.
+      its correction looks at, 0 = none; prior_exact: a second embedding for priors of exact depth,
+      which want a lighter hand than others (it needs the evidence).
+    sigma, sigma_invalid: noise on the prior where the flow starts, in latent units. t_max: position
+      stride between views, 0 = the grid's times.
     t_floor: smallest flow time the velocity is divided by. clip: bound on predicted clean
       latents outside training, 0 = none (pixels end at 1). text_tokens: number of zero tokens
       that stand for "no prompt" (512 for Wan's checkpoints, 0 where no text was ever seen).
@@ -54,6 +56,7 @@ class GeneratorConfig:
     prior_features: int = 0
     prior_maps: int = 3
     prior_context: int = 0
+    prior_exact: bool = False
     sigma: float = 0.0
     sigma_invalid: float = 1.0
     t_max: int = 0
@@ -97,14 +100,16 @@ class ViewTimeTransformer(nn.Module):
         self.patch_size = tuple(transformer.config.patch_size)
         self.channels = transformer.config.in_channels
         width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
-        self.prior_embedding = (
-            PriorEmbedding(
+
+        def embedding() -> PriorEmbedding:
+            return PriorEmbedding(
                 self.channels, config.prior_maps, config.prior_features, width, self.patch_size,
                 config.prior_context,
             )  # fmt: skip
-            if config.prior_features
-            else None
-        )
+
+        self.prior_embedding = embedding() if config.prior_features else None
+        exact = config.prior_features and config.prior_exact
+        self.exact_embedding = embedding() if exact else None
 
         self.view_embedding = ViewEmbedding(width) if config.positions == "learned" else None
         transformer.rope = ViewTimePositions(
@@ -184,8 +189,8 @@ class ViewTimeTransformer(nn.Module):
                 encoder_hidden_states=conditions.text.to(dtype),
                 return_dict=False,
             )[0]
-            if self.prior_embedding is not None and self._features is not None:
-                out = self.prior_embedding.correct(out, self._features, conditions)
+            if self._features is not None:
+                out = self._embedding(conditions).correct(out, self._features, conditions)
         finally:
             self._conditions = self._features = None
         out = from_video(out, views)
@@ -222,11 +227,19 @@ class ViewTimeTransformer(nn.Module):
             embedded = nn.functional.conv3d(reference.to(weight.dtype), weight, bias, embed.stride)
             tokens = tokens + embedded * mask
         if conditions.prior is not None:
-            if self.prior_embedding is None:
-                raise GeneratorError("this model was not made to take a prior")
-            self._features = self.prior_embedding(conditions)
-            tokens = tokens + self.prior_embedding.proj(self._features).to(tokens)
+            embedding = self._embedding(conditions)
+            self._features = embedding(conditions)
+            tokens = tokens + embedding.proj(self._features).to(tokens)
         return tokens
+
+    def _embedding(self, conditions: Conditions) -> PriorEmbedding:
+        """What embeds the prior of these conditions; one for exact depth where all of it is."""
+        if self.prior_embedding is None:
+            raise GeneratorError("this model was not made to take a prior")
+        if self.exact_embedding is None or conditions.maps is None:
+            return self.prior_embedding
+        trust = conditions.maps[:, :, :, -1].flatten(1).amax(dim=1)  # (B,), 1 for exact depth
+        return self.exact_embedding if bool((trust == 1).all()) else self.prior_embedding
 
     @contextmanager
     def calling_before_each_block(self, call: Callable[[], None]) -> Iterator[None]:

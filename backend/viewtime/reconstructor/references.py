@@ -77,7 +77,7 @@ def reference_depth(
     depth[:, freeze_time] = still
     row = grid.frames[fixed_view]
     changed = np.stack([_changes(now, row[freeze_time]) for now in row])
-    ever = changed.any(axis=0)
+    ever: NDArray[np.bool_] = np.logical_or.reduce(changed, axis=0)
     for t in range(times):
         _check(should_cancel)
         if changed[t].any():

@@ -163,15 +163,18 @@ def training_example(
         freeze_time=0 if scene.random() < 0.4 else int(scene.integers(times)),
         cast_on=cast_on,
     )
-    # "none" goes for a whole batch: what has a prior and what has none do not mix in one.
-    nothing = np.random.default_rng((seed, number, 4)).random() < shares.get("none", 0.0)
+    # No prior goes for a whole batch, and so does exact depth: they do not mix with others.
+    common = np.random.default_rng((seed, number, 4))
     window = np.random.default_rng((seed, number, 1, slot))
-    names = [name for name in GIVEN if name != "none"]
-    weights = np.array([shares.get(name, 0.0) for name in names])
-    drawn = window.random()
+    weights = {name: shares.get(name, 0.0) for name in GIVEN if name != "none"}
     given = "none"
-    if not nothing and weights.sum() > 0:
-        given = names[int(np.searchsorted(np.cumsum(weights) / weights.sum(), drawn, "right"))]
+    if common.random() >= shares.get("none", 0.0) and sum(weights.values()) > 0:
+        exact = weights.pop("depth") / (sum(weights.values()) + shares.get("depth", 0.0))
+        given = "depth"
+        if common.random() >= exact:
+            ends = np.cumsum(list(weights.values()))
+            place = int(np.searchsorted(ends / ends[-1], window.random(), "right"))
+            given = list(weights)[place]
     return _varied(grid_example(choice, given), window, edge)
 
 

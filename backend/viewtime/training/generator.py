@@ -113,7 +113,8 @@ def new_model(recipe: Recipe) -> ViewTimeTransformer:
     )
     config = GeneratorConfig(
         prediction="sample", prior_features=recipe.features, prior_maps=MAPS,
-        prior_context=recipe.context, sigma=recipe.sigma, sigma_invalid=recipe.sigma_invalid,
+        prior_context=recipe.context, prior_exact=True, sigma=recipe.sigma,
+        sigma_invalid=recipe.sigma_invalid,
         t_max=T_MAX, clip=1.0, text_tokens=0, steps_with_prior=1,
     )  # fmt: skip
     model = ViewTimeTransformer(transformer, config)
@@ -127,14 +128,19 @@ def _start_from(model: ViewTimeTransformer, init: str) -> None:
     """Take over the weights of another generator. Parts and input maps that it lacks start as
     zeros or as they are, so that the model gives what the other gave."""
     given = load_generator(init).model
-    weights, own = given.state_dict(), model.state_dict()
-    entry = "prior_embedding.features.0.weight"  # (features, channels + maps + 1, 1, 3, 3)
-    if entry in weights and weights[entry].shape[1] < own[entry].shape[1]:
-        wider = torch.zeros_like(own[entry])
-        before = weights[entry].shape[1] - 1  # the last input says what is known
-        wider[:, :before] = weights[entry][:, :before]
-        wider[:, -1:] = weights[entry][:, -1:]
-        weights[entry] = wider
+    weights, own = dict(given.state_dict()), model.state_dict()
+    if given.exact_embedding is None:
+        for name in [name for name in weights if name.startswith("prior_embedding.")]:
+            weights[f"exact_{name.removeprefix('prior_')}"] = weights[name]
+    for part in ("prior", "exact"):
+        entry = f"{part}_embedding.features.0.weight"  # (features, channels + maps + 1, 1, 3, 3)
+        there, here = (x[entry].shape if entry in x else (0, 0) for x in (weights, own))
+        if there[0] == here[0] and there[1] < here[1]:
+            wider = torch.zeros_like(own[entry])
+            before = there[1] - 1  # the last input says what is known
+            wider[:, :before] = weights[entry][:, :before]
+            wider[:, -1:] = weights[entry][:, -1:]
+            weights[entry] = wider
     for name, value in weights.items():
         if name not in own or own[name].shape != value.shape:
             shape = tuple(own[name].shape) if name in own else "not there"
