@@ -117,7 +117,7 @@ class ReconstructorConfig:
 
     @staticmethod
     def small(**changes: Any) -> ReconstructorConfig:
-        """The sizes of the bundled small reconstructor, with changes."""
+        """The sizes of a small reconstructor, with changes."""
         return ReconstructorConfig.from_dict({**SMALL, **changes})
 
 

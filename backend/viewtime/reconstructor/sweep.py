@@ -23,7 +23,7 @@ NEIGHBOURS = 4
 """Views that each view is compared with: those nearest by angle."""
 TRUNCATION = 0.25
 """Mean colour difference from which on a mismatch costs no more: an occlusion, most likely."""
-TRUST = 0.01
+TRUST = 0.05
 """Cost of a depth e times the predicted one: what decides where there is no texture."""
 STEP, JUMP, EDGE = 0.015, 0.2, 0.06
 """Smoothness: cost of a step of one plane, of a jump, and the colour edge that halves it."""
