@@ -9,7 +9,7 @@ import torch
 from viewtime.generator.conditioning import Conditions, _FrameConv
 from viewtime.generator.errors import GeneratorError
 from viewtime.generator.load import load_generator
-from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer
+from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, hold_back
 from viewtime.generator.sampler import sample
 from viewtime_kernels import view_time_mask
 
@@ -152,3 +152,21 @@ def test_an_untrained_small_model_is_its_prior(make_model):
         assert torch.equal(model.predict(x, torch.ones(1), conditions), prior)
         velocity = model(x, torch.tensor([0.5]), conditions)
     torch.testing.assert_close(x - 0.5 * velocity, prior)
+
+
+def test_a_faint_correction_is_held_back_and_a_strong_one_kept():
+    """Wiener's filter over a square of 31, against its formula in float64 at single pixels."""
+    correction = 0.01 * torch.randn(1, 2, 1, 3, 64, 48)
+    correction[0, 1, 0, :, 40:, 20:] += 0.5
+    held = hold_back(correction, 0.04)
+    for y, x in ((0, 0), (31, 25), (63, 47)):
+        for view in range(2):
+            near = correction[0, view, 0, :, max(y - 15, 0) : y + 16, max(x - 15, 0) : x + 16]
+            energy = near.double().square().mean()
+            expected = correction[0, view, 0, :, y, x].double() * energy / (energy + 0.04**2)
+            torch.testing.assert_close(
+                held[0, view, 0, :, y, x].double(), expected, rtol=1e-4, atol=1e-7
+            )
+    assert (held[0, 0].abs() < 0.1 * correction[0, 0].abs() + 1e-9).all()
+    assert (held - correction)[0, 1, 0, :, 56:, 36:].abs().max() < 0.01
+    assert hold_back(correction, 0.0) is correction

@@ -47,6 +47,8 @@ class GeneratorConfig:
       that stand for "no prompt" (512 for Wan's checkpoints, 0 where no text was ever seen).
     steps_with_prior: the most steps that do good when there is a prior, 0 = any number. A small
       model's first guess is its best: later steps take its own errors for truth.
+    doubt: strength in latent units of what the model adds by mistake where its prior is right
+      already; outside training its correction is held back by it, see `hold_back`. 0 = never.
     """
 
     architecture: str = "fused"
@@ -64,6 +66,7 @@ class GeneratorConfig:
     clip: float = 0.0
     text_tokens: int = 512
     steps_with_prior: int = 0
+    doubt: float = 0.0
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -196,7 +199,9 @@ class ViewTimeTransformer(nn.Module):
         out = from_video(out, views)
         if self.config.prediction == "velocity":
             return out
-        clean = out if conditions.prior is None else conditions.prior + out
+        clean = out
+        if conditions.prior is not None:
+            clean = conditions.prior + (out if self.training else hold_back(out, self.config.doubt))
         return clean.clamp(-self.config.clip, self.config.clip) if self._clips else clean
 
     def _timestep_per_token(self, timestep: Tensor, exact: Tensor, h: int, w: int) -> Tensor:
@@ -252,6 +257,27 @@ class ViewTimeTransformer(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def hold_back(correction: Tensor, doubt: float) -> Tensor:
+    """A correction (B, V, T, C, h, w) times Wiener's filter for its noise, E / (E + doubt^2).
+
+    E is its mean square over the channels and a square of 31 latents around each: where it stands
+    out from `doubt` it stays as it is, and where all of it is that faint, little of it does.
+    """
+    if doubt == 0:
+        return correction
+    energy = correction.float().square().mean(dim=3, keepdim=True)  # (B, V, T, 1, h, w)
+    energy = _box_mean(energy.flatten(0, 2)).view(energy.shape)
+    return correction * (energy / (energy + doubt**2)).to(correction.dtype)
+
+
+def _box_mean(x: Tensor, reach: int = 15) -> Tensor:
+    """Mean over (2 reach + 1)^2, of what lies inside: (N, 1, h, w) -> the same shape."""
+    edge = 2 * reach + 1
+    for kernel, padding in (((edge, 1), (reach, 0)), ((1, edge), (0, reach))):
+        x = nn.functional.avg_pool2d(x, kernel, 1, padding, count_include_pad=False)
+    return x
 
 
 def new_transformer(

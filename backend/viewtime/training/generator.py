@@ -35,6 +35,8 @@ from viewtime.training.examples import (
 PATCH = 8  # pixels
 T_MAX = 16  # position stride between views
 POSITIONS = 1024 // T_MAX  # views that the position table has room for
+ALMOST_RIGHT = 3e-4
+"""Mean squared error of latents (41 dB of pixels) from which on better priors count less."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Recipe:
     context: int = 48
     sigma: float = 0.1
     sigma_invalid: float = 0.5
+    doubt: float = 0.04
     size: int = 128
     tokens: int = 2304
     batch: int = 1
@@ -115,7 +118,7 @@ def new_model(recipe: Recipe) -> ViewTimeTransformer:
         prediction="sample", prior_features=recipe.features, prior_maps=MAPS,
         prior_context=recipe.context, prior_exact=True, sigma=recipe.sigma,
         sigma_invalid=recipe.sigma_invalid,
-        t_max=T_MAX, clip=1.0, text_tokens=0, steps_with_prior=1,
+        t_max=T_MAX, clip=1.0, text_tokens=0, steps_with_prior=1, doubt=recipe.doubt,
     )  # fmt: skip
     model = ViewTimeTransformer(transformer, config)
     if recipe.init:
@@ -185,7 +188,7 @@ def loss_of(
 
     if conditions.prior is None:
         return error(clean) / 0.3
-    return error(clean) / (error(conditions.prior) + 2e-3)
+    return error(clean) / (error(conditions.prior) + ALMOST_RIGHT)
 
 
 def _spread(rng: np.random.Generator, count: int, places: int) -> tuple[int, ...]:
