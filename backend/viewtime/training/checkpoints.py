@@ -98,6 +98,14 @@ def load_state(path: Path, module: nn.Module, average: Average | None, optimizer
     return step
 
 
+def seconds_taken(path: Path) -> float:
+    """What the file's metadata says of how long the training took so far; 0 where it does not."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return float((file.metadata() or {}).get("seconds", 0.0))
+
+
 def _fill_optimizer(module: nn.Module, optimizer: Any, state: dict[str, dict[str, Tensor]]) -> None:
     mine: Any = get_optimizer_state_dict(module, optimizer)
     whole: Any = {"state": state, "param_groups": mine["param_groups"]}

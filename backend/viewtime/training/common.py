@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training recipes share: examples made beside the training, averages, checkpoints, logs.
+"""What training recipes share: examples made beside the training, averages, logs.
 
 It never knows what is being trained.
 """
@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from viewtime_formats.atomic import atomic_path
 from viewtime_formats.errors import ViewtimeError
 
 Example = TypeVar("Example")
@@ -74,65 +73,6 @@ class Average:
                 kept = parameter.detach().clone()
                 parameter.copy_(self.state[name])
                 self.state[name].copy_(kept)
-
-
-def save_checkpoint(
-    path: Path,
-    step: int,
-    module: nn.Module,
-    average: Average | None,
-    optimizer: torch.optim.AdamW,
-    *,
-    seconds: float = 0.0,
-) -> None:
-    """One file, replaced in one go, so that a kill at any moment leaves a whole checkpoint.
-
-    seconds: how long the training has taken so far.
-    """
-    from safetensors.torch import save_file
-
-    tensors = {f"model.{name}": p.detach() for name, p in module.named_parameters()}
-    if average is not None:
-        tensors |= {f"average.{name}": x for name, x in average.state.items()}
-    for name, parameter in module.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
-    with atomic_path(path) as part:
-        facts = {"step": str(step), "seconds": repr(seconds)}
-        save_file({k: x.contiguous() for k, x in tensors.items()}, part, facts)
-
-
-def load_checkpoint(
-    path: Path, module: nn.Module, average: Average | None, optimizer: torch.optim.AdamW
-) -> tuple[int, float]:
-    """Fill module, average and optimizer; the steps done and the seconds they took.
-
-    Raises TrainingError when the file is no checkpoint of this module.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            facts = file.metadata() or {}
-            step, seconds = int(facts["step"]), float(facts.get("seconds", 0.0))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                parameter.copy_(tensors[f"model.{name}"])
-                if average is not None and name in average.state:
-                    average.state[name].copy_(tensors[f"average.{name}"])
-                if f"optimizer.step.{name}" in tensors:
-                    optimizer.state[parameter] = {
-                        key: tensors[f"optimizer.{key}.{name}"].to(place, copy=True)
-                        for key, place in (
-                            ("step", "cpu"),  # where torch keeps it, whatever the device
-                            ("exp_avg", parameter.device),
-                            ("exp_avg_sq", parameter.device),
-                        )
-                    }
-    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
-        raise TrainingError(f"{path}: not a checkpoint of this model: {error}") from error
-    return step, seconds
 
 
 def examples(

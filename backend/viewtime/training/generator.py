@@ -23,6 +23,7 @@ from viewtime.generator.load import load_generator, save_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
 from viewtime.generator.sampler import pin_known
 from viewtime.training import common, fine_tuning, generator_report
+from viewtime.training.checkpoints import load_state, save_state, seconds_taken
 from viewtime.training.examples import (
     GIVEN,
     MAPS,
@@ -214,7 +215,8 @@ def train(recipe: Recipe) -> Path:
     checkpoint = folder / "train.safetensors"
     start, before = 0, 0.0
     if checkpoint.exists():
-        start, before = common.load_checkpoint(checkpoint, model, average, optimizer)
+        start = load_state(checkpoint, model, average, optimizer)
+        before = seconds_taken(checkpoint)
     log = common.Log(folder / "log.txt", recipe.steps, start)
     stream = _batches(recipe, start)  # its processes start while the report is prepared
     report = generator_report.Report(folder, recipe.held_out, recipe.size, recipe.bfloat16)
@@ -246,7 +248,7 @@ def train(recipe: Recipe) -> Path:
             log.line(done, {**means, "gradient": float(norm), "rate": rate, "seconds": spent})
             losses = {}
         if done % recipe.checkpoint_every == 0 or over:
-            common.save_checkpoint(checkpoint, done, model, average, optimizer, seconds=spent)
+            save_state(checkpoint, done, model, average, optimizer, facts={"seconds": repr(spent)})
         if done % recipe.evaluate_every == 0 or over:
             average.swap(model)
             save_generator(folder / "weights", model, dtype=torch.float16)

@@ -22,7 +22,7 @@ from viewtime.reconstructor.config import ReconstructorConfig
 from viewtime.reconstructor.load import load_reconstructor, save_reconstructor
 from viewtime.reconstructor.model import Reconstructor
 from viewtime.training import common
-from viewtime.training.checkpoints import load_state, save_state
+from viewtime.training.checkpoints import load_state, save_state, seconds_taken
 from viewtime.training.reconstructor import TrainConfig, training_batch
 from viewtime.training.reconstructor_loss import geometry_loss
 from viewtime.training.reconstructor_novel import (
@@ -157,7 +157,7 @@ def _train_stage(
         folder.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
         start = load_state(checkpoint, wrapped, average, optimizer)
-        spent = _seconds(checkpoint)
+        spent = seconds_taken(checkpoint)
     for parameter in parameters:  # what a batch does not use has a gradient of zero
         parameter.grad = torch.zeros_like(parameter)
     log = common.Log(folder / "log.txt", stage.steps, start)
@@ -213,13 +213,6 @@ def _train_stage(
 def _share_done(stage: Stage, step: int, spent: float) -> float:
     """How far a stage is, by steps or by the clock, whichever is further."""
     return max(step / stage.steps, spent / (60.0 * stage.minutes))
-
-
-def _seconds(checkpoint: Path) -> float:
-    from safetensors import safe_open
-
-    with safe_open(checkpoint, "pt") as file:
-        return float((file.metadata() or {}).get("seconds", 0.0))
 
 
 def _stream(recipe: Recipe, number: int, start: int, accelerator: Any) -> Any:
