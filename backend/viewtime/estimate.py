@@ -40,7 +40,8 @@ MEMORY_PER_PIXEL = {"captured": 900.0, "generated": 250.0}
 @dataclass(frozen=True)
 class Work:
     """What decides how long a job takes. missing: frames that the generator has to fill in;
-    predicts_depth: of the references, before they are reprojected."""
+    predicts_depth: of the references, before they are reprojected; how: options that change what
+    the work costs by a factor that only a run can tell."""
 
     route: str
     views: int
@@ -54,6 +55,7 @@ class Work:
     generator: str
     reconstructor: str
     predicts_depth: bool = False
+    how: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def work_of(capture: Capture, options: RunOptions, route: str) -> Work:
         generator=options.generator if generated else "",
         reconstructor=options.reconstructor if generated else "",
         predicts_depth=generated and has_prior and not capture.has_depth,
+        how=_how(options) if generated else "",
     )
 
 
@@ -160,13 +163,22 @@ def _pixels(work: Work) -> float:
 
 
 def _kind(work: Work) -> tuple[str, ...]:
-    return work.route, work.device, work.generator, work.reconstructor
+    return work.route, work.device, work.generator, work.reconstructor, work.how
 
 
 def _distance(a: Work, b: Work) -> float:
     """How unlike two jobs of a kind are: the ratio of their work, as a logarithm."""
     one, two = sum(_units(a).values()), sum(_units(b).values())
     return abs(math.log(one / two))
+
+
+HOW = ("guidance", "solver", "window", "overlap", "offload", "compile", "cache")
+
+
+def _how(options: RunOptions) -> str:
+    """Those of HOW that are not as they are when nothing is said, such as "window=4x5 cache=0.1"."""
+    given, plain = asdict(options), asdict(RunOptions())
+    return " ".join(f"{name}={given[name]}" for name in HOW if given[name] != plain[name])
 
 
 def _steps(options: RunOptions, has_references: bool) -> int:

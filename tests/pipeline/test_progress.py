@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viewtime.estimate import Measured, Work, estimate
+from viewtime.estimate import Measured, Work, _how, estimate
+from viewtime.options import RunOptions
 from viewtime.preview import LONGEST_SIDE, UNKNOWN, GridPreview
 from viewtime.progress import Reporter
 
@@ -148,3 +149,13 @@ def test_nobody_looks_and_nothing_is_done():
     preview.put_grid(frames(2, 4))
     preview.flush()
     assert not preview.due()
+
+
+def test_a_job_is_measured_by_those_that_were_done_the_same_way():
+    plain = Measured(WORK, SECONDS, None)
+    cached = Measured(replace(WORK, how="cache=0.1"), {**SECONDS, "generate": 3.0}, None)
+    assert estimate(cached.work, [plain, cached]).stages["generate"] == 3.0
+    assert estimate(WORK, [plain, cached]).stages["generate"] == 8.0
+    assert estimate(replace(WORK, how="window=2x5"), [plain, cached]).basis == "formula"
+    assert _how(RunOptions()) == ""
+    assert _how(RunOptions(cache=0.1, window="4x5", steps=9)) == "window=4x5 cache=0.1"
