@@ -176,7 +176,7 @@ HOW = ("guidance", "solver", "window", "overlap", "offload", "compile", "cache")
 
 
 def _how(options: RunOptions) -> str:
-    """Those of HOW that are not as they are when nothing is said, such as "window=4x5 cache=0.1"."""
+    """Those of HOW that are not as they are when nothing is said: "window=4x5 cache=0.1"."""
     given, plain = asdict(options), asdict(RunOptions())
     return " ".join(f"{name}={given[name]}" for name in HOW if given[name] != plain[name])
 
