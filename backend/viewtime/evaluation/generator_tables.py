@@ -21,7 +21,7 @@ import numpy as np
 
 from viewtime.data.synthetic import sample_grid
 from viewtime.evaluation.metrics import psnr, ssim
-from viewtime.evaluation.paper import beside_the_paper
+from viewtime.evaluation.paper import beside_the_paper, spread
 from viewtime.generator.baselines import blend_references, nearest_reference
 from viewtime.generator.generation import generate
 from viewtime.generator.load import Generator, load_generator
@@ -236,7 +236,7 @@ def markdown(rows: dict[str, list[dict[str, float]]], extra: dict[str, dict[str,
         cells = []
         for kind in TESTS:
             p, s = ([x[f"{kind}_{m}"] for x in scores] for m in ("psnr", "ssim"))
-            text = f"{np.mean(p):.2f} ± {np.std(p):.2f}"
+            text = f"{np.mean(p):.2f} ± {spread(p)}"
             cells += [f"**{text}**" if best[kind] == name else text, f"{np.mean(s):.3f}"]
         seconds = np.mean([x["seconds"] for x in scores])
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {seconds:.2f} |")

@@ -123,7 +123,7 @@ def beside_the_paper(table: str, rows: Mapping[str, Sequence[Mapping[str, float]
             lines += [
                 f"| | paper: {published.source} | here: {test}, PSNR in dB |", "|---|---|---|",
                 *(
-                    f"| {name} | {value:g} | {np.mean(ours[name]):.2f} ± {_spread(ours[name])} |"
+                    f"| {name} | {value:g} | {np.mean(ours[name]):.2f} ± {spread(ours[name])} |"
                     for name, value in published.values.items() if name in ours
                 ),
                 "", _in_words(found), *([published.note] if published.note else []), "",
@@ -131,7 +131,8 @@ def beside_the_paper(table: str, rows: Mapping[str, Sequence[Mapping[str, float]
     return "\n".join(lines).rstrip()
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """The standard deviation over seeds, as a sample of more; "?" of a single one."""
     return f"{np.std(values, ddof=1):.2f}" if len(values) > 1 else "?"
 
 

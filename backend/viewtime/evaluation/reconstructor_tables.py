@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from viewtime.evaluation.paper import spread
 from viewtime.reconstructor.load import load_reconstructor
 from viewtime.training.reconstructor_recipe import KINDS, Recipe
 from viewtime.training.reconstructor_report import plane_psnr, score
@@ -174,7 +175,7 @@ def markdown(rows: dict[str, list[dict[str, float]]], plane: dict[str, float]) -
         cells = []
         for t in tests:
             p, s = ([x[f"{t} {metric}"] for x in scores] for metric in COLUMNS)
-            text = f"{np.mean(p):.2f} ± {np.std(p):.2f}"
+            text = f"{np.mean(p):.2f} ± {spread(p)}"
             cells += [f"**{text}**" if best[t] == name else text, f"{np.mean(s):.3f}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     cells = [cell for t in tests for cell in (f"{plane[t]:.2f}", "")]
