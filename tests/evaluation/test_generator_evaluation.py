@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from viewtime.evaluation.generator import (
     BEST_PSNR,
@@ -65,8 +66,16 @@ def test_the_truth_scores_best_and_only_unseen_cells_count(scene):
     assert score_of(truth, scene, known)["psnr"] < 21
 
 
-def test_a_table_of_every_mode_with_the_bundled_model():
-    results = evaluate(load_generator(), scenes=1, views=2, times=2, size=32, steps=1)
+def test_a_table_and_a_sheet_of_every_mode_with_the_bundled_model(tmp_path):
+    results = evaluate(
+        load_generator(), scenes=1, views=2, times=2, size=32, steps=1, sheets=tmp_path / "sheets"
+    )
+    assert {path.name for path in (tmp_path / "sheets").iterdir()} == {f"{m}-0.png" for m in MODES}
+    with (
+        Image.open(tmp_path / "sheets" / "depth-0.png") as five,
+        Image.open(tmp_path / "sheets" / "none-0.png") as three,
+    ):  # blocks: the truth, frames and errors of prior and model, or of the model alone
+        assert five.width > 1.5 * three.width and five.height == three.height
     assert {m: set(r) for m, r in results.items()} == {
         "both": {"start", "nearest", "blend", "model"},
         "row": {"start", "copy", "model"},

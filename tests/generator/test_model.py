@@ -154,19 +154,33 @@ def test_an_untrained_small_model_is_its_prior(make_model):
     torch.testing.assert_close(x - 0.5 * velocity, prior)
 
 
-def test_a_faint_correction_is_held_back_and_a_strong_one_kept():
-    """Wiener's filter over a square of 31, against its formula in float64 at single pixels."""
-    correction = 0.01 * torch.randn(1, 2, 1, 3, 64, 48)
-    correction[0, 1, 0, :, 40:, 20:] += 0.5
-    held = hold_back(correction, 0.04)
-    for y, x in ((0, 0), (31, 25), (63, 47)):
-        for view in range(2):
-            near = correction[0, view, 0, :, max(y - 15, 0) : y + 16, max(x - 15, 0) : x + 16]
-            energy = near.double().square().mean()
-            expected = correction[0, view, 0, :, y, x].double() * energy / (energy + 0.04**2)
-            torch.testing.assert_close(
-                held[0, view, 0, :, y, x].double(), expected, rtol=1e-4, atol=1e-7
-            )
-    assert (held[0, 0].abs() < 0.1 * correction[0, 0].abs() + 1e-9).all()
-    assert (held - correction)[0, 1, 0, :, 56:, 36:].abs().max() < 0.01
-    assert hold_back(correction, 0.0) is correction
+def test_a_correction_is_held_back_by_the_motion_that_references_show():
+    """Against the formula in float64, by all pairs of times; views never seen stay as they are."""
+    known = torch.zeros(1, 3, 4, dtype=torch.bool)
+    known[0, 0], known[0, 1, 2] = True, True  # a clip, one frozen view, one view never seen
+    reference = torch.randn(1, 3, 4, 3, 8, 6)
+    reference[0, 0] = reference[0, 0, 0] + 0.1 * torch.randn(4, 3, 8, 6)
+    correction = (
+        torch.randn(1, 3, 4, 3, 8, 6) * torch.tensor([1e-3, 0.1, 1.0, 10.0])[:, None, None, None]
+    )
+    conditions = Conditions(reference=reference, known=known, text=torch.zeros(1, 0, 4))
+    held = hold_back(correction, conditions)
+    clip = reference[0, 0].double()
+    pairs = [(clip[a] - clip[b]).square().mean() for a in range(4) for b in range(4) if a != b]
+    motion = torch.stack(pairs).mean()
+    for t in range(4):
+        energy = correction[0, 1, t].double().square().mean()
+        expected = correction[0, 1, t].double() * motion / (motion + energy)
+        torch.testing.assert_close(held[0, 1, t].double(), expected, rtol=1e-5, atol=1e-9)
+    assert torch.equal(held[0, 2], correction[0, 2])
+    assert (held[0, 1, 0] / correction[0, 1, 0]).min() > 0.99  # faint: kept
+    assert (held[0, 1, 3] / correction[0, 1, 3]).max() < 1e-3  # against all reason: dropped
+
+
+def test_nothing_moves_where_no_reference_does():
+    known = torch.zeros(2, 2, 3, dtype=torch.bool)
+    known[0, 0], known[:, :, 1] = True, True  # a still clip and frozen frames; frozen frames alone
+    reference = torch.randn(2, 2, 1, 3, 8, 8).expand(-1, -1, 3, -1, -1, -1)
+    conditions = Conditions(reference=reference, known=known, text=torch.zeros(2, 0, 4))
+    held = hold_back(torch.randn(2, 2, 3, 3, 8, 8), conditions)
+    torch.testing.assert_close(held, torch.zeros_like(held), atol=1e-5, rtol=0)

@@ -42,6 +42,12 @@ def add(commands: Any) -> None:
     generator.add_argument("--size", type=int, default=128, help="pixels (default 128)")
     generator.add_argument("--lpips", type=Path, help="safetensors file with the weights of LPIPS")
     generator.add_argument(
+        "--sheets",
+        type=Path,
+        metavar="FOLDER",
+        help="also write contact sheets of the first scenes",
+    )
+    generator.add_argument(
         "--cache", metavar="CHANGE[,...]",
         help="instead: what FirstBlockCache costs in quality and saves in time at these thresholds",
     )  # fmt: skip
@@ -155,6 +161,7 @@ def _generator(arguments: argparse.Namespace) -> int:
             steps=arguments.steps or 4,
             size=arguments.size,
             lpips=evaluation.load_metric(arguments.lpips),
+            sheets=arguments.sheets,
             on_scene=lambda done, total: line.write(f"evaluate: scene {done} of {total}"),
         )
     print(evaluation.table(results))

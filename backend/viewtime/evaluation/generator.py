@@ -35,6 +35,9 @@ REFERENCES = ("both", "depth", "predicted")
 BEST_PSNR = 60.0
 """dB: where nothing moves a copy is the truth, and infinity would be the mean of all scenes."""
 
+SHEETS = 3
+"""Scenes of an evaluation that contact sheets show."""
+
 Score = dict[str, float]
 
 
@@ -170,11 +173,13 @@ def evaluate(
     steps: int = 4,
     lpips: object | None = None,
     reconstructor: Reconstructor | None = None,
+    sheets: Path | None = None,
     on_scene: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, Score]]:
     """Mean scores over held-out scenes: mode -> method -> score.
 
-    reconstructor: for the mode "predicted"; None is the bundled one.
+    reconstructor: for the mode "predicted"; None is the bundled one. sheets: a folder that gets a
+    contact sheet MODE-SCENE.png of each mode on the first SHEETS scenes.
     """
     modes = tuple(modes)
     if "predicted" in modes and reconstructor is None:
@@ -190,6 +195,8 @@ def evaluate(
             made = fill(
                 generator, scene, mode, steps=steps, seed=number, reconstructor=reconstructor
             )
+            if sheets is not None and number < SHEETS:
+                write_sheet(sheets / f"{mode}-{number}.png", scene, known, made)
             for method, frames in made.items():
                 if method in ("nearest", "blend"):
                     if method not in copies:
@@ -207,6 +214,19 @@ def evaluate(
         }
         for mode, methods in rows.items()
     }
+
+
+def write_sheet(path: Path, scene: HeldOut, known: np.ndarray, made: dict[str, np.ndarray]) -> None:
+    """A contact sheet: the truth, what the model starts from, what the model makes of it, and the
+    error of both, three times enlarged."""
+    from viewtime.evaluation.contact_sheet import contact_sheet
+
+    truth = scene.grid.frames
+    shown = {name: made[name] for name in ("prior", "start", "model") if name in made}
+    blocks = {"truth": truth, **shown}
+    blocks |= {f"{name}: 3 x error": 3 * np.abs(made[name] - truth) for name in shown}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(path, blocks, marked=known, times=list(range(scene.grid.times)))
 
 
 def table(results: dict[str, dict[str, Score]]) -> str:

@@ -47,8 +47,8 @@ class GeneratorConfig:
       that stand for "no prompt" (512 for Wan's checkpoints, 0 where no text was ever seen).
     steps_with_prior: the most steps that do good when there is a prior, 0 = any number. A small
       model's first guess is its best: later steps take its own errors for truth.
-    doubt: strength in latent units of what the model adds by mistake where its prior is right
-      already; outside training its correction is held back by it, see `hold_back`. 0 = never.
+    held_by_motion: outside training, a correction of views that are known at some time is held
+      back where it is stronger than what the references show moving, see `hold_back`.
     """
 
     architecture: str = "fused"
@@ -66,7 +66,7 @@ class GeneratorConfig:
     clip: float = 0.0
     text_tokens: int = 512
     steps_with_prior: int = 0
-    doubt: float = 0.0
+    held_by_motion: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -201,7 +201,9 @@ class ViewTimeTransformer(nn.Module):
             return out
         clean = out
         if conditions.prior is not None:
-            clean = conditions.prior + (out if self.training else hold_back(out, self.config.doubt))
+            if self.config.held_by_motion and not self.training:
+                out = hold_back(out, conditions)
+            clean = conditions.prior + out
         return clean.clamp(-self.config.clip, self.config.clip) if self._clips else clean
 
     def _timestep_per_token(self, timestep: Tensor, exact: Tensor, h: int, w: int) -> Tensor:
@@ -259,25 +261,26 @@ class ViewTimeTransformer(nn.Module):
                 hook.remove()
 
 
-def hold_back(correction: Tensor, doubt: float) -> Tensor:
-    """A correction (B, V, T, C, h, w) times Wiener's filter for its noise, E / (E + doubt^2).
+def hold_back(correction: Tensor, conditions: Conditions) -> Tensor:
+    """A correction (B, V, T, C, h, w) of the prior times m^2 / (m^2 + c^2), frame by frame.
 
-    E is its mean square over the channels and a square of 31 latents around each: where it stands
-    out from `doubt` it stays as it is, and where all of it is that faint, little of it does.
+    c^2 is the frame's mean square, and m^2 that of the differences between any two times of a view
+    that is known at several: what the references show moving. A view that is known at some time
+    needs mending only where things move, so a correction much stronger than all motion is mostly
+    the model's own error (Wiener's filter, with the motion for the signal). Where no reference
+    shows any motion such views stay as they are. Views that are known at no time are left alone.
     """
-    if doubt == 0:
-        return correction
-    energy = correction.float().square().mean(dim=3, keepdim=True)  # (B, V, T, 1, h, w)
-    energy = _box_mean(energy.flatten(0, 2)).view(energy.shape)
-    return correction * (energy / (energy + doubt**2)).to(correction.dtype)
-
-
-def _box_mean(x: Tensor, reach: int = 15) -> Tensor:
-    """Mean over (2 reach + 1)^2, of what lies inside: (N, 1, h, w) -> the same shape."""
-    edge = 2 * reach + 1
-    for kernel, padding in (((edge, 1), (reach, 0)), ((1, edge), (0, reach))):
-        x = nn.functional.avg_pool2d(x, kernel, 1, padding, count_include_pad=False)
-    return x
+    known = conditions.known[..., None, None, None]  # (B, V, T, 1, 1, 1)
+    frames = torch.where(known, conditions.reference.float(), 0)  # (B, V, T, C, h, w)
+    count = known.sum(dim=2, keepdim=True)  # (B, V, 1, 1, 1, 1)
+    mean = frames.sum(dim=2, keepdim=True) / count.clamp(min=1)
+    away = torch.where(known, frames - mean, 0).square().mean(dim=(3, 4, 5)).sum(dim=2)  # (B, V)
+    pairs = (count.flatten(1) - 1).clamp(min=0)  # (B, V), 0 for a view known once
+    motion = 2 * away.sum(dim=1) / pairs.sum(dim=1).clamp(min=1)  # (B,), twice the variance
+    motion = motion[:, None, None, None, None, None]
+    energy = correction.float().square().mean(dim=(3, 4, 5), keepdim=True)  # (B, V, T, 1, 1, 1)
+    share = motion / (motion + energy).clamp(min=1e-12)
+    return correction * torch.where(count > 0, share, 1.0).to(correction.dtype)
 
 
 def new_transformer(

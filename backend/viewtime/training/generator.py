@@ -63,7 +63,6 @@ class Recipe:
     context: int = 48
     sigma: float = 0.1
     sigma_invalid: float = 0.5
-    doubt: float = 0.04
     size: int = 128
     tokens: int = 2304
     batch: int = 1
@@ -119,7 +118,7 @@ def new_model(recipe: Recipe) -> ViewTimeTransformer:
         prediction="sample", prior_features=recipe.features, prior_maps=MAPS,
         prior_context=recipe.context, prior_exact=True, sigma=recipe.sigma,
         sigma_invalid=recipe.sigma_invalid,
-        t_max=T_MAX, clip=1.0, text_tokens=0, steps_with_prior=1, doubt=recipe.doubt,
+        t_max=T_MAX, clip=1.0, text_tokens=0, steps_with_prior=1, held_by_motion=True,
     )  # fmt: skip
     model = ViewTimeTransformer(transformer, config)
     if recipe.init:
