@@ -42,7 +42,7 @@ def warm_generator(
             compile_blocks(generator)  # first, so that what offloading hooks in stays outside
         return take_off(generator, offload, torch.device(device))
 
-    device = _resolved(device)
+    device = resolved(device)
     if offload != "none" and not device.startswith("cuda"):
         raise OptionError(
             f"offload is {offload!r}, but the generator runs on the CPU, where its weights are "
@@ -57,17 +57,24 @@ def warm_reconstructor(name: str, device: str = "auto") -> Any:
     """A viewtime.reconstructor.model.Reconstructor. Raises ModelError, OptionError."""
     from viewtime.reconstructor.load import load_reconstructor
 
-    return _kept("reconstructor", name, _resolved(device), load_reconstructor)
+    return _kept("reconstructor", name, resolved(device), load_reconstructor)
 
 
-def _resolved(device: str) -> str:
+def resolved(device: str) -> str:
     """What "auto" is here. Raises OptionError for a GPU that torch does not find."""
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise OptionError(f"device is {device!r}, but this torch finds no CUDA GPU; choose cpu")
+    if device.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise OptionError(f"device is {device!r}, but this torch finds no CUDA GPU; choose cpu")
+        number = device.removeprefix("cuda").removeprefix(":") or "0"
+        if not number.isdigit() or int(number) >= count:
+            raise OptionError(
+                f"device is {device!r}, but this torch finds cuda:0 to cuda:{count - 1}"
+            )
     return device
 
 

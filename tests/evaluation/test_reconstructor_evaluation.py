@@ -143,7 +143,7 @@ def test_targets_are_placed_as_in_the_paper_whatever_each_calls_scale():
     assert score["psnr"] > plane["psnr"] + 3.0
     known = evaluate_scene(model, grid, rig, range(4), range(4, 7), known_cameras=True)
     assert known["psnr"] > plane["psnr"] + 3.0 and "ate" not in known
-    with pytest.raises(ValueError, match="the dataset has none"):
+    with pytest.raises(CaptureError, match="the dataset has none"):
         evaluate_scene(model, grid, None, range(4), range(4, 7), known_cameras=True)
 
 
@@ -166,7 +166,7 @@ def test_views_are_spread_and_those_left_are_asked_for():
     assert given == [0, 3, 6, 9] and asked == [1, 2, 4, 5, 7, 8]
     given, asked = choose_views(30, 4, 5)
     assert len(asked) == 5 and not set(given) & set(asked)
-    with pytest.raises(ValueError, match="no view is left"):
+    with pytest.raises(CaptureError, match="no view is left"):
         choose_views(4, 4, 5)
 
 

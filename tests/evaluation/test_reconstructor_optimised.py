@@ -16,7 +16,7 @@ from viewtime.evaluation.reconstructor import picture_score
 from viewtime.gaussians.tensors import CameraTensors, GaussianTensors, render_tensors
 from viewtime.generator import generation
 from viewtime.grid import FrameGrid
-from viewtime_formats.errors import ViewtimeError
+from viewtime_formats.errors import CaptureError, ViewtimeError
 
 TINY = optimised.Fitting(
     steps=60, still=25, points=400, features=4, resolutions=(8,), times=4, width=16,
@@ -140,5 +140,5 @@ def test_table_s6_runs_through_all_three_ways(scene, monkeypatch):
     sparse, dense = given
     assert sparse[1] == dense[1] == 8 and sparse[0].sum() == 8 + 2 - 1 and dense[0].all()
     few = FrameGrid(grid.frames[:5], grid.known[:5])
-    with pytest.raises(ValueError, match="the scene has 5"):
+    with pytest.raises(CaptureError, match="the scene has 5"):
         optimised.system_diagnosis(model, None, few, rig)

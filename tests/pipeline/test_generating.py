@@ -180,7 +180,7 @@ def test_an_offloaded_generator_is_not_given_to_a_job_that_wants_a_plain_one(opt
         return load(name)
 
     monkeypatch.setattr(generators, "load_generator", load_here, raising=False)
-    monkeypatch.setattr(warm, "_resolved", lambda device: device)
+    monkeypatch.setattr(warm, "resolved", lambda device: device)
     from viewtime.generator import speed
 
     monkeypatch.setattr(

@@ -41,6 +41,7 @@ def add(commands: Any) -> None:
     generator.add_argument("--times", type=int, default=5, help="of each grid (default 5)")
     generator.add_argument("--size", type=int, default=128, help="pixels (default 128)")
     generator.add_argument("--lpips", type=Path, help="safetensors file with the weights of LPIPS")
+    generator.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
     generator.add_argument(
         "--sheets",
         type=Path,
@@ -74,7 +75,7 @@ def _add_reconstructor(measures: Any) -> None:
         "a reconstructor on held-out scenes or on datasets, or the paper's tables",
     )  # fmt: skip
     lifts.add_argument("--model", default="bundled", help="name or folder (default bundled)")
-    lifts.add_argument("--scenes", type=int, default=16, help="held-out scenes (default 16)")
+    lifts.add_argument("--scenes", type=int, help="held-out scenes (default 16)")
     lifts.add_argument(
         "--folder", type=Path, nargs="+", metavar="DATASET",
         help="scenes, or folders of them: the paper's protocol for their layout instead",
@@ -139,8 +140,31 @@ def _leave_one_out(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_idle(arguments: argparse.Namespace, beside: str, **defaults: Any) -> None:
+    """An option that does nothing in this kind of run is a mistake, not a wish fulfilled."""
+    from viewtime_formats.errors import ViewtimeError
+
+    for name, default in defaults.items():
+        if getattr(arguments, name) != default:
+            raise ViewtimeError(f"--{name.replace('_', '-')} does nothing {beside}; leave it out")
+
+
 def _generator(arguments: argparse.Namespace) -> int:
     set_threads(arguments.threads)
+    if arguments.table is not None:
+        _refuse_idle(
+            arguments, f"with --table {arguments.table}", model="bundled", scenes=64, steps=None,
+            views=5, times=5, size=128, lpips=None, device="cpu", cache=None, window=None,
+            sheets=None,
+        )  # fmt: skip
+    elif arguments.cache is not None or arguments.window is not None:
+        _refuse_idle(arguments, "with --cache or --window", lpips=None, sheets=None)
+    if arguments.window is None:
+        _refuse_idle(arguments, "without --window", overlap=None)
+    if arguments.scenes < 1:
+        from viewtime_formats.errors import ViewtimeError
+
+        raise ViewtimeError(f"--scenes is {arguments.scenes}; 1 or more is needed")
     if arguments.table is not None:
         from viewtime.evaluation import generator_tables
 
@@ -151,10 +175,11 @@ def _generator(arguments: argparse.Namespace) -> int:
         return _generator_speed(arguments)
     from viewtime.evaluation import generator as evaluation
     from viewtime.generator.load import load_generator
+    from viewtime.warm import resolved
 
     with ProgressLine(sys.stderr) as line:
         results = evaluation.evaluate(
-            load_generator(arguments.model),
+            load_generator(arguments.model, device=resolved(arguments.device)),
             scenes=arguments.scenes,
             views=arguments.views,
             times=arguments.times,
@@ -178,8 +203,9 @@ def _generator_speed(arguments: argparse.Namespace) -> int:
     overlap = None if arguments.overlap is None else window_shape("overlap", arguments.overlap)
     from viewtime.evaluation import generator_speed as speed
     from viewtime.generator.load import load_generator
+    from viewtime.warm import resolved
 
-    model = load_generator(arguments.model)
+    model = load_generator(arguments.model, device=resolved(arguments.device))
     task = speed.Task(
         arguments.scenes, arguments.views, arguments.times, arguments.size,
         arguments.steps or (16 if thresholds else 4),
@@ -202,6 +228,28 @@ def _generator_speed(arguments: argparse.Namespace) -> int:
 
 def _reconstructor(arguments: argparse.Namespace) -> int:
     set_threads(arguments.threads)
+    told: dict[str, Any] = {"inputs": None, "known_cameras": False}
+    if arguments.table in ("8", "S5"):
+        _refuse_idle(
+            arguments, f"with --table {arguments.table}", **told, folder=None, times=None,
+            size=None, scenes=None, lpips=None, device="cpu", model="bundled",
+            generator="bundled",
+        )  # fmt: skip
+    else:
+        _refuse_idle(arguments, "without --table 8 or S5", sets=None)
+    if arguments.table == "S6":
+        _refuse_idle(arguments, "with --table S6", **told, scenes=None)
+    elif arguments.table is None:
+        _refuse_idle(arguments, "without --table S6", generator="bundled")
+        if arguments.folder is None:
+            _refuse_idle(arguments, "without --folder", **told, times=None)
+        else:
+            _refuse_idle(arguments, "with --folder", scenes=None)
+    scenes = 16 if arguments.scenes is None else arguments.scenes
+    if scenes < 1:
+        from viewtime_formats.errors import ViewtimeError
+
+        raise ViewtimeError(f"--scenes is {scenes}; 1 or more is needed")
     if arguments.table == "S6":
         return _table_s6(arguments)
     if arguments.table is not None:
@@ -215,8 +263,9 @@ def _reconstructor(arguments: argparse.Namespace) -> int:
         return 0
     from viewtime.evaluation import reconstructor, reconstructor_datasets
     from viewtime.reconstructor.load import load_reconstructor
+    from viewtime.warm import resolved
 
-    model = load_reconstructor(arguments.model, device=arguments.device)
+    model = load_reconstructor(arguments.model, device=resolved(arguments.device))
     lpips = reconstructor.load_metric(arguments.lpips)
     with ProgressLine(sys.stderr) as line:
 
@@ -225,7 +274,7 @@ def _reconstructor(arguments: argparse.Namespace) -> int:
 
         if arguments.folder is None:
             results = reconstructor.evaluate(
-                model, scenes=arguments.scenes, size=arguments.size, lpips=lpips, on_scene=show
+                model, scenes=scenes, size=arguments.size, lpips=lpips, on_scene=show
             )
             text = reconstructor.table(results)
         else:
@@ -247,15 +296,17 @@ def _table_s6(arguments: argparse.Namespace) -> int:
     from viewtime.evaluation import reconstructor, reconstructor_optimised
     from viewtime.generator.load import load_generator
     from viewtime.reconstructor.load import load_reconstructor
+    from viewtime.warm import resolved
 
     reconstructor_optimised.gsplat_rasteriser()  # before anything is loaded
+    device = resolved("cuda" if arguments.device == "cpu" else arguments.device)
     with ProgressLine(sys.stderr) as line:
         found = reconstructor_optimised.diagnose_folders(
-            load_reconstructor(arguments.model, device=arguments.device),
-            load_generator(arguments.generator),
+            load_reconstructor(arguments.model, device=device),
+            load_generator(arguments.generator, device=device),
             arguments.folder,
             width=arguments.size or 512,
-            times=arguments.times or 12,
+            times=arguments.times or 13,
             lpips=reconstructor.load_metric(arguments.lpips),
             on_scene=lambda done, total: line.write(f"evaluate: scene {done} of {total}"),
         )

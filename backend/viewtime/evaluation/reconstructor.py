@@ -19,7 +19,7 @@ from viewtime.gaussians.rendering import render
 from viewtime.grid import FrameGrid
 from viewtime.reconstructor.align import AlignmentError, align_cameras
 from viewtime.reconstructor.captured import fuse_views
-from viewtime.reconstructor.lift import reconstruct
+from viewtime.reconstructor.lift import Reconstruction, reconstruct
 from viewtime.reconstructor.lift_predict import predict
 from viewtime.reconstructor.model import Reconstructor
 from viewtime.training.reconstructor_scenes import HELD_OUT_SCENES
@@ -67,6 +67,11 @@ def held_out_scene(number: int, kind: str, *, sources: int, times: int, size: in
     return HeldOut(part(given), next(rigs), part(asked), next(rigs))
 
 
+def dilation_of(result: Reconstruction) -> float:
+    """px^2 that the Gaussians of a result were made to be drawn with."""
+    return FINE if result.provenance["gaussians"] == "analytic" else USUAL
+
+
 def pictures(
     steps: Sequence[Gaussians], cameras: Sequence[Camera], background: np.ndarray, dilation: float
 ) -> np.ndarray:
@@ -87,7 +92,6 @@ def novel_views(model: Reconstructor, scene: HeldOut, *, given: bool) -> tuple[n
     """
     bare = FrameGrid(scene.sources.frames, scene.sources.known)
     result = reconstruct(model, bare, scene.rig if given else None)
-    dilation = FINE if model.config.gaussian_head == "none" else USUAL
     cameras: Sequence[Camera] = scene.target_rig.cameras
     errors: Score = {}
     if not given:
@@ -103,7 +107,7 @@ def novel_views(model: Reconstructor, scene: HeldOut, *, given: bool) -> tuple[n
     behind = result.background
     if behind is None:  # no sky: holes show the mean colour, as they do beside the plane
         behind = scene.sources.frames.mean((0, 1, 3, 4))
-    return pictures(list(result), cameras, behind, dilation), errors
+    return pictures(list(result), cameras, behind, dilation_of(result)), errors
 
 
 def constant_depth(scene: HeldOut) -> np.ndarray:

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from viewtime.evaluation.reconstructor import (
-    FINE,
-    USUAL,
     Score,
+    dilation_of,
     mean_score,
     number,
     picture_score,
@@ -63,9 +62,11 @@ OTHERS = Protocol("calibrated folder", (4,), times=1)
 
 def choose_views(count: int, inputs: int, targets: int) -> tuple[list[int], list[int]]:
     """Given views, spread evenly from the first to the last, and views asked for, spread evenly
-    over the rest. Raises ValueError when none is left to ask for."""
-    if inputs < 1 or count <= inputs:
-        raise ValueError(f"{count} views, {inputs} of them given: no view is left to ask for")
+    over the rest. Raises CaptureError when none is given or none is left to ask for."""
+    if inputs < 1:
+        raise CaptureError(f"inputs is {inputs}; 1 or more given views are needed")
+    if count <= inputs:
+        raise CaptureError(f"{count} views, {inputs} of them given: no view is left to ask for")
     given = [int(v) for v in np.linspace(0, count - 1, inputs).round()]
     rest = [v for v in range(count) if v not in given]
     spread = np.linspace(0, len(rest) - 1, min(targets, len(rest))).round()
@@ -108,10 +109,10 @@ def evaluate_scene(
 
     known_cameras: the rig is told, for sources and targets (its world and scale are kept). Else,
     as in the paper, all cameras are predicted from frames, those asked for too; where there is a
-    rig their errors are reported. Raises ValueError for known cameras without a rig.
+    rig their errors are reported. Raises CaptureError for known cameras without a rig.
     """
     if known_cameras and rig is None:
-        raise ValueError("the cameras are to be given, but the dataset has none")
+        raise CaptureError("the cameras are to be given, but the dataset has none")
     sources = FrameGrid(grid.frames[list(given)], grid.known[list(given)])
     truth = grid.frames[list(asked)]
     own = None
@@ -136,8 +137,7 @@ def evaluate_scene(
                 for n, c in enumerate([*result.rig.cameras, *cameras])
             ))  # fmt: skip
             errors = camera_errors(everyone, Rig(tuple(rig.cameras[v] for v in [*given, *asked])))
-    dilation = FINE if model.config.gaussian_head == "none" else USUAL
-    made = pictures(list(result), cameras, behind, dilation)
+    made = pictures(list(result), cameras, behind, dilation_of(result))
     return {**picture_score(made, truth, lpips), **errors}
 
 

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from viewtime.evaluation.reconstructor import (
-    FINE,
-    USUAL,
     Score,
+    dilation_of,
     mean_score,
     number,
     picture_score,
@@ -255,14 +254,14 @@ def system_diagnosis(
     and column, of 4DGS on the grid that the generator completes, and of the reconstructor on it.
 
     grid: all frames of twelve views; held-out views give nothing to any method, and the true rig
-    is told to all three. Raises ViewtimeError without CUDA, ValueError for too few views.
+    is told to all three. Raises ViewtimeError without CUDA, CaptureError for too few views.
     """
     from viewtime.generator.generation import generate
     from viewtime.reconstructor.lift import reconstruct
 
     gsplat_rasteriser()
     if grid.views <= max(HELD_OUT_VIEWS):
-        raise ValueError(f"table S6 holds out views {HELD_OUT_VIEWS}; the scene has {grid.views}")
+        raise CaptureError(f"table S6 holds out views {HELD_OUT_VIEWS}; the scene has {grid.views}")
     fitting = Fitting() if fitting is None else fitting
     kept = [v for v in range(grid.views) if v not in HELD_OUT_VIEWS]
     sources = Rig(tuple(rig.cameras[v] for v in kept), rig.world)
@@ -272,14 +271,13 @@ def system_diagnosis(
     known[0], known[:, 0] = True, True
     given = np.where(known[..., None, None, None], grid.frames[kept], np.float32(0))
     references = FrameGrid(given, known)
-    sparse = draw(fit(given, sources, known, fitting), targets)
     whole = generate(generator, references, prior=None, steps=steps, seed=seed)
+    sparse = draw(fit(given, sources, known, fitting), targets)
     dense = draw(fit(whole, sources, np.ones_like(known), fitting), targets)
     result = reconstruct(model, FrameGrid(whole, np.ones_like(known)), sources)
     behind = result.background
     behind = whole.mean((0, 1, 3, 4)) if behind is None else behind
-    dilation = FINE if model.config.gaussian_head == "none" else USUAL
-    lifted = pictures(list(result), targets.cameras, behind, dilation)
+    lifted = pictures(list(result), targets.cameras, behind, dilation_of(result))
     return {
         "4DGS": picture_score(sparse, truth, lpips),
         "generator + 4DGS": picture_score(dense, truth, lpips),
@@ -293,7 +291,7 @@ def diagnose_folders(
     folders: Sequence[Path],
     *,
     width: int = 512,
-    times: int = 12,
+    times: int = 13,
     lpips: object | None = None,
     on_scene: Callable[[int, int], None] | None = None,
 ) -> list[tuple[str, dict[str, Score]]]:
