@@ -222,9 +222,12 @@ def write_sheet(path: Path, scene: HeldOut, known: np.ndarray, made: dict[str, n
     from viewtime.evaluation.contact_sheet import contact_sheet
 
     truth = scene.grid.frames
-    shown = {name: made[name] for name in ("prior", "start", "model") if name in made}
-    blocks = {"truth": truth, **shown}
-    blocks |= {f"{name}: 3 x error": 3 * np.abs(made[name] - truth) for name in shown}
+    blocks, errors = {"truth": truth}, {}
+    for name in ("prior", "start", "model"):
+        if name in made:
+            blocks[name] = made[name]
+            errors[f"{name}: 3 x error"] = 3 * np.abs(made[name] - truth)
+    blocks |= errors
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(path, blocks, marked=known, times=list(range(scene.grid.times)))
 
