@@ -127,6 +127,16 @@ def test_what_does_not_fit_is_named(stock, tmp_path):
         load_reconstructor(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("head", ["point_head", "track_head"])
+def test_a_head_that_a_checkpoint_lacks_is_refused_by_name(tmp_path, head):
+    with pytest.raises(ModelError, match=f"reconstructor-small.*no {head}"):
+        load_reconstructor("bundled", **{head: True})
+    model = made(dataclasses.replace(VGGT, point_head=False, track_head=False))
+    save_reconstructor(tmp_path / "own", model)
+    with pytest.raises(ModelError, match=f"own.*no {head}"):
+        load_reconstructor(tmp_path / "own", **{head: True})
+
+
 def test_an_anysplat_checkpoint_loads_without_the_copies_it_was_compared_with(tmp_path):
     model = made(ANYSPLAT)
     state = {}

@@ -79,6 +79,9 @@ def load_reconstructor(
     dropped = (*dropped, *set(_optional_parts(base)) - set(_optional_parts(found)))
     wanted = {ours: theirs for ours, theirs in names.items() if not ours.startswith(dropped)}
     fresh = tuple(set(_optional_parts(found)) - set(_optional_parts(base)))
+    for head in ("point_head", "track_head"):
+        if f"{head}." in fresh:
+            raise ModelError(f"{source}: no {head} in this checkpoint; a fresh one knows nothing")
     return _filled(source, found, wanted, index, fresh).to(device).eval()
 
 
