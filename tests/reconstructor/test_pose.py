@@ -11,6 +11,7 @@ from viewtime.reconstructor.pose import (
     matrix_from_quaternion,
     quaternion_from_matrix,
     rig_rays,
+    upward,
 )
 from viewtime_formats.rig import Camera, Rig
 
@@ -73,3 +74,36 @@ def test_rays_hit_the_focus_and_do_not_know_the_worlds_scale_place_or_heading():
     other = rig_rays(moved(RIG, 3.0, 1.1, np.array([5.0, -2.0, 1.0])), 32, 24)
     np.testing.assert_allclose(other.rays, found.rays, atol=1e-5)
     np.testing.assert_allclose(other.unit, 3.0 * found.unit)
+
+
+def tilted(rig: Rig, quaternion: list[float]) -> Rig:
+    """The rig in a dataset's world: turned by a quaternion xyzw, twice as large, and moved."""
+    rotation, cameras = matrix_from_quaternion(quaternion), []
+    for c in rig.cameras:
+        turn = c.rotation @ rotation.T
+        center = 2.0 * rotation @ c.center + [1.0, -3.0, 2.0]
+        cameras.append(Camera(c.name, c.width, c.height, c.intrinsics, np.c_[turn, -turn @ center]))
+    return Rig(tuple(cameras), "dataset")
+
+
+def test_a_dataset_whose_z_points_anywhere_gives_the_rays_of_an_upright_world():
+    wanted = rig_rays(RIG, 32, 24).rays
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        found = rig_rays(tilted(RIG, rng.normal(size=4)), 32, 24)
+        again = rig_rays(tilted(RIG, rng.normal(size=4)), 32, 24)
+        np.testing.assert_allclose(found.rays, again.rays, atol=1e-5)
+        np.testing.assert_allclose(found.rays, wanted, atol=0.02)
+
+
+def test_up_in_a_world_that_does_not_say_is_up_in_the_pictures():
+    for seed in range(8):
+        rig = random_rig(seed, random_scene(seed), 5, 32, 24)
+        assert upward(rig).tolist() == [0.0, 0.0, 1.0]
+        assert upward(Rig(rig.cameras, "dataset"))[2] > np.cos(np.radians(3.0))
+    # One heading says nothing of the lean, and a rig that agrees on nothing keeps Z.
+    camera = RIG.cameras[0]
+    np.testing.assert_allclose(upward(Rig((camera,), "dataset")), -camera.rotation[1], atol=1e-9)
+    over = np.diag([-1.0, -1.0, 1.0]) @ camera.camera_from_world
+    pair = (camera, Camera("over", 32, 24, camera.intrinsics, over))
+    assert upward(Rig(pair, "dataset")).tolist() == [0.0, 0.0, 1.0]

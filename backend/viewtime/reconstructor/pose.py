@@ -13,11 +13,17 @@ import numpy as np
 
 from viewtime_formats.rig import Camera, Rig
 
+Z_UP_WORLDS = ("blender", "view0")
+"""Worlds whose Z is known to point up; datasets and captures have it anywhere."""
+ROLL = 0.03
+"""Standard deviation of a camera's roll in radians, where its right axis is to tell what is up."""
+
 
 @dataclass(frozen=True)
 class RigRays:
     """rays (V,6,H,W) float32: origin and unit direction per pixel in the rig's frame (origin at
-    the focus, Z up, view 0 looking along +Y, unit 1); unit: its length in scene units."""
+    the focus, Z up as upward() has it, view 0 looking along +Y, unit 1); unit: its length in
+    scene units."""
 
     rays: np.ndarray
     unit: float
@@ -41,19 +47,39 @@ def focus_of(rig: Rig) -> tuple[np.ndarray, float] | None:
     return point, float(np.linalg.norm(point - centers, axis=-1).mean())
 
 
+def upward(rig: Rig) -> np.ndarray:
+    """Unit vector (3,) that points up in the rig's world.
+
+    Where the world does not say it is the cameras' mean upward axis, turned so far that their
+    right axes lie level: the mean alone leans forward where all of them look down.
+    """
+    if rig.world in Z_UP_WORLDS:
+        return np.array([0.0, 0.0, 1.0])
+    right, down = (np.stack([c.rotation[row] for c in rig.cameras]) for row in (0, 1))
+    up = np.linalg.solve(right.T @ right / len(right) + ROLL**2 * np.eye(3), -down.mean(0))
+    length = np.linalg.norm(up)
+    return up / length if length > 1e-6 else np.array([0.0, 0.0, 1.0])
+
+
+def _heading(rig: Rig) -> np.ndarray:
+    """Rotation (3,3) from the rig's world to a frame with Z up and view 0 looking along +Y."""
+    up = upward(rig)
+    forward = rig.cameras[0].rotation[2]
+    level = forward - (forward @ up) * up
+    if math.hypot(*level) < 1e-6:  # straight down: the picture's upper side stands for "forward"
+        forward = -rig.cameras[0].rotation[1]
+        level = forward - (forward @ up) * up
+    level = level / math.hypot(*level)
+    return np.stack([np.cross(level, up), level, up])
+
+
 def rig_rays(rig: Rig, width: int, height: int) -> RigRays | None:
     """The rig as rays for frames of width x height; None where focus_of finds no unit."""
     found = focus_of(rig)
     if found is None:
         return None
     focus, unit = found
-    forward = rig.cameras[0].rotation[2]
-    flat = math.hypot(forward[0], forward[1])
-    if flat < 1e-6:  # straight down: the picture's upper side stands for "forward"
-        forward = -rig.cameras[0].rotation[1]
-        flat = math.hypot(forward[0], forward[1])
-    sine, cosine = forward[0] / flat, forward[1] / flat
-    turn = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    turn = _heading(rig)
     y, x = np.mgrid[0:height, 0:width] + 0.5
     pixels = np.stack([x, y, np.ones_like(x)], -1)
     rays = np.empty((len(rig.cameras), 6, height, width), np.float32)
