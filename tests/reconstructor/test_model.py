@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from viewtime.models import ModelError
-from viewtime.reconstructor import layers
+from viewtime.reconstructor import dpt, layers
 from viewtime.reconstructor.config import ReconstructorConfig
-from viewtime.reconstructor.layers import Rope2D, uv_embedding
+from viewtime.reconstructor.layers import Rope2D, uv_embedding, uv_halves
 from viewtime.reconstructor.load import load_reconstructor, save_reconstructor
+from viewtime.reconstructor.memory import Chunks
 from viewtime.reconstructor.model import Reconstructor, _per_frames
 
 TINY = ReconstructorConfig.small(
@@ -136,6 +137,23 @@ def test_the_picture_embedding_is_symmetric_about_the_middle():
     assert e.shape == (16, 6, 8)
     torch.testing.assert_close(e[:4], -e[:4].flip(-1))  # sines of x
     torch.testing.assert_close(e[12:], e[12:].flip(-2))  # cosines of y
+
+
+def test_the_picture_sines_are_made_in_place_and_once_for_all_chunks(model, monkeypatch):
+    assert all(half.device.type == "meta" for half in uv_halves(6, 8, 16, device="meta"))
+    made = []
+
+    def counted(*size, **options):
+        made.append(size)
+        return uv_halves(*size, **options)
+
+    monkeypatch.setattr(dpt, "uv_halves", counted)
+    with torch.no_grad():
+        whole = model(frames()).depth
+        assert len(made) == 5
+        monkeypatch.setattr(model, "_chunks", lambda *_: Chunks(head_frames=1))
+        torch.testing.assert_close(model(frames()).depth, whole)
+    assert len(made) == 10
 
 
 def test_saved_models_load_again_and_strange_folders_are_refused(model, tmp_path):

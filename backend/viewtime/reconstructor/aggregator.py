@@ -126,8 +126,8 @@ class Aggregator(nn.Module):
         patches = _joined([self.patch_embed((part - mean) / std) for part in flat.split(size)])
         rows, columns = height // patch, width // patch
         if self.config.uv_tokens:
-            places = uv_embedding(rows, columns, patches.shape[-1]).flatten(1).T
-            patches = patches + places.to(patches)
+            places = uv_embedding(rows, columns, patches.shape[-1], device=patches.device)
+            patches = patches + places.flatten(1).T.to(patches)
         patches = patches.view(batch, times, views, rows * columns, -1)
         if rays is not None and self.ray_embed is not None:
             embedded = self.ray_embed(rays.flatten(0, 1))  # (BV,hw,C)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viewtime.reconstructor.config import ReconstructorConfig
-from viewtime.reconstructor.layers import uv_embedding
+from viewtime.reconstructor.layers import Table, uv_halves
 
 
 class ResidualConvUnit(nn.Module):
@@ -88,6 +88,7 @@ class DPTHead(nn.Module):
         self.uv, self.shrink = uv, shrink
         channels, dim = config.head_channels, 2 * config.dim
         features = config.head_features if features is None else features
+        self.uv_channels = (*channels, features // 2)  # of the maps that sines are added to
         self.norm = nn.LayerNorm(dim)
         self.projects = nn.ModuleList(nn.Conv2d(dim, c, 1) for c in channels)
         self.resize_layers = nn.ModuleList(
@@ -117,27 +118,54 @@ class DPTHead(nn.Module):
                 gain *= 0.2 if name.endswith("conv2") or name == "scratch.output_conv2.2" else 1.0
                 nn.init.normal_(layer.weight, std=gain / fan**0.5)
 
-    def forward(self, tokens: Sequence[Tensor], pictures: Tensor) -> Tensor:
-        """tokens: four layers (N,P,2C); pictures (N,3,H,W) in [0,1]. See the class."""
-        return self.scratch.output_conv2(self.features(tokens, pictures))
+    def forward(
+        self, tokens: Sequence[Tensor], pictures: Tensor, sines: Sequence[Table] | None = None
+    ) -> Tensor:
+        """tokens: four layers (N,P,2C); pictures (N,3,H,W) in [0,1]; sines: of picture_sines,
+        where they are known already. See the class."""
+        return self.scratch.output_conv2(self.features(tokens, pictures, sines))
+
+    def picture_sines(self, pictures: Tensor) -> list[Table]:
+        """What is added to the maps of pictures (N,3,H,W): by layer, and last of all, a half for
+        x (c/2,1,w) and one for y (c/2,h,1). The same for all pictures of a size."""
+        if not self.uv:
+            return []
+        rows, columns, (height, width) = self._sizes(pictures)
+        aspect = pictures.shape[-1] / pictures.shape[-2]
+        *layers, last = self.uv_channels
+        sizes = [*((rows, columns, count) for count in layers), (height, width, last)]
+        found = [uv_halves(*size, aspect=aspect, device=pictures.device) for size in sizes]
+        return [(0.1 * x.to(pictures.dtype), 0.1 * y.to(pictures.dtype)) for x, y in found]
 
     def features(
-        self, tokens: Sequence[Tensor], pictures: Tensor, picture: nn.Module | None = None
+        self,
+        tokens: Sequence[Tensor],
+        pictures: Tensor,
+        sines: Sequence[Table] | None = None,
+        picture: nn.Module | None = None,
     ) -> Tensor:
         """What the last convolutions see: (N,features/2,H,W)."""
-        height, width = pictures.shape[-2:]
-        rows, columns = height // self.patch, width // self.patch
+        sines = self.picture_sines(pictures) if sines is None else sines
+        rows, columns, size = self._sizes(pictures)
         maps = []
-        for layer, project, resize in zip(tokens, self.projects, self.resize_layers):
+        for i, (layer, project) in enumerate(zip(tokens, self.projects)):
             x = self.norm(layer[:, self.first_patch :])  # (N,hw,2C)
             x = project(x.transpose(1, 2).reshape(x.shape[0], -1, rows, columns))
-            maps.append(resize(self._with_uv(x, width / height)))
+            maps.append(self.resize_layers[i](_with_uv(x, sines, i)))
         x = self.scratch.output_conv1(self._fused(maps))
         del maps
-        size = (rows * self.patch // self.shrink, columns * self.patch // self.shrink)
         x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
-        x = self._with_uv(x, width / height)
+        x = _with_uv(x, sines, -1)
         return x if picture is None else x + picture(pictures)
+
+    def _sizes(self, pictures: Tensor) -> tuple[int, int, tuple[int, int]]:
+        """Rows and columns of patches, and (height, width) of the map that is made of them."""
+        rows, columns = (side // self.patch for side in pictures.shape[-2:])
+        return (
+            rows,
+            columns,
+            (rows * self.patch // self.shrink, columns * self.patch // self.shrink),
+        )
 
     def _fused(self, maps: list[Tensor]) -> Tensor:
         """Maps of four layers, fine to coarse, as one map of twice the finest one's size."""
@@ -148,11 +176,14 @@ class DPTHead(nn.Module):
         x = s.refinenet2(x, two, one.shape[-2:])
         return s.refinenet1(x, one, (2 * one.shape[-2], 2 * one.shape[-1]))
 
-    def _with_uv(self, x: Tensor, aspect: float) -> Tensor:
-        if not self.uv:
-            return x
-        embedding = uv_embedding(x.shape[-2], x.shape[-1], x.shape[1], aspect=aspect)
-        return x + 0.1 * embedding.to(x)
+
+def _with_uv(x: Tensor, sines: Sequence[Table], which: int) -> Tensor:
+    """x (N,c,h,w), in place, with the halves of one map's sines on the halves of its channels."""
+    if sines:
+        across, down = sines[which]
+        x[:, : len(across)] += across
+        x[:, len(across) :] += down
+    return x
 
 
 class DepthHead(DPTHead):
@@ -174,9 +205,9 @@ class DepthHead(DPTHead):
             self.picture_skip = nn.Sequential(first, nn.GELU(), last)
 
     def forward(  # type: ignore[override]
-        self, tokens: Sequence[Tensor], pictures: Tensor
+        self, tokens: Sequence[Tensor], pictures: Tensor, sines: Sequence[Table] | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        x = self.features(tokens, pictures)
+        x = self.features(tokens, pictures, sines)
         if self.picture_skip is not None:
             x = x + self.picture_skip(pictures - 0.5)
         conv = self.scratch.output_conv2
@@ -193,8 +224,8 @@ class PointHead(DPTHead):
         super().__init__(config, 4)
 
     def forward(  # type: ignore[override]
-        self, tokens: Sequence[Tensor], pictures: Tensor
+        self, tokens: Sequence[Tensor], pictures: Tensor, sines: Sequence[Table] | None = None
     ) -> tuple[Tensor, Tensor]:
-        raw = super().forward(tokens, pictures)
+        raw = super().forward(tokens, pictures, sines)
         y = raw[:, :3].permute(0, 2, 3, 1)
         return y.sign() * torch.expm1(y.abs()), 1.0 + raw[:, 3].exp()

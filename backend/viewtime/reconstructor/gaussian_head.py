@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from viewtime.reconstructor.config import ReconstructorConfig
 from viewtime.reconstructor.dpt import DPTHead
+from viewtime.reconstructor.layers import Table
 
 RESIDUAL = {"offset": 3, "opacity": 1, "scale": 3, "rotation": 4, "colour": 3}
 """Channels of the paper's head (appendix C), in its order; 14 together."""
@@ -53,8 +54,11 @@ class AnySplatHead(DPTHead):
         super().__init__(config, sum(ANYSPLAT.values()), hidden=hidden)
         self.input_merger = nn.Sequential(nn.Conv2d(3, hidden, 7, padding=3), nn.ReLU())
 
-    def forward(self, tokens: Sequence[Tensor], pictures: Tensor) -> Tensor:
-        return self.scratch.output_conv2(self.features(tokens, pictures, self.input_merger))
+    def forward(
+        self, tokens: Sequence[Tensor], pictures: Tensor, sines: Sequence[Table] | None = None
+    ) -> Tensor:
+        features = self.features(tokens, pictures, sines, self.input_merger)
+        return self.scratch.output_conv2(features)
 
 
 def gaussian_head(config: ReconstructorConfig) -> DPTHead | None:

@@ -128,25 +128,41 @@ class Block(nn.Module):
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
-def uv_embedding(
-    height: int, width: int, channels: int, *, aspect: float | None = None, omega: float = 100.0
-) -> Tensor:
-    """(channels, height, width) sines and cosines of picture coordinates.
+def uv_halves(
+    height: int,
+    width: int,
+    channels: int,
+    *,
+    aspect: float | None = None,
+    omega: float = 100.0,
+    device: torch.device | str | None = None,
+) -> Table:
+    """Sines and cosines of x, (channels/2, 1, width), and of y, (channels/2, height, 1).
 
-    Coordinates keep the aspect ratio (width over height) and are normalised by the diagonal;
-    angles are computed in double, the result is float32. channels must divide by 4.
+    Picture coordinates keep the aspect ratio (width over height) and are normalised by the
+    diagonal; angles are computed in double, the result is float32. channels must divide by 4.
     """
     aspect = width / height if aspect is None else aspect
     diagonal = (aspect**2 + 1.0) ** 0.5
     # Outermost pixel centres, as upstream places them.
     left = aspect / diagonal * (width - 1) / width
     top = 1.0 / diagonal * (height - 1) / height
-    x = torch.linspace(-left, left, width)
-    y = torch.linspace(-top, top, height)
+    # Apple's GPUs have no doubles.
+    place = "cpu" if device is not None and torch.device(device).type == "mps" else device
     quarter = channels // 4
-    rates = 1.0 / omega ** (torch.arange(quarter, dtype=torch.float64) / quarter)
-    parts = []
-    for values, shape in ((x, (quarter, 1, width)), (y, (quarter, height, 1))):
-        angles = (rates[:, None] * values.double()[None, :]).reshape(shape)
-        parts += [f(angles).float().expand(quarter, height, width) for f in (torch.sin, torch.cos)]
-    return torch.cat(parts)
+    rates = 1.0 / omega ** (torch.arange(quarter, dtype=torch.float64, device=place) / quarter)
+
+    def half(end: float, count: int) -> Tensor:
+        values = torch.linspace(-end, end, count, device=place)
+        angles = rates[:, None] * values.double()[None, :]
+        return torch.cat([torch.sin(angles).float(), torch.cos(angles).float()]).to(device)
+
+    return half(left, width)[:, None, :], half(top, height)[:, :, None]
+
+
+def uv_embedding(
+    height: int, width: int, channels: int, *, device: torch.device | str | None = None
+) -> Tensor:
+    """(channels, height, width): both of uv_halves at every place, those of x first."""
+    halves = uv_halves(height, width, channels, device=device)
+    return torch.cat([half.expand(-1, height, width) for half in halves])

@@ -110,8 +110,7 @@ def _stages(
     # The last kept layer is being written while its blocks run; dense maps are not there yet.
     pixels = 4.0 * shape.height * shape.width / GB
     outputs = 2 + (4 if c.point_head else 0) + c.gaussian_channels + (1 if c.surface else 0)
-    sines = c.head_features * pixels  # of the picture coordinates, the same for all frames
-    heads = weights / GB + images + kept + outputs * pixels * shape.frames + sines
+    heads = weights / GB + images + kept + outputs * pixels * shape.frames
     return [
         (base, block * tokens, chunks.frames, shape.frames),
         (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from viewtime.reconstructor.aggregator import Aggregator
 from viewtime.reconstructor.config import ReconstructorConfig
-from viewtime.reconstructor.dpt import DepthHead, PointHead
+from viewtime.reconstructor.dpt import DepthHead, DPTHead, PointHead
 from viewtime.reconstructor.gaussian_head import gaussian_head
 from viewtime.reconstructor.heads import CameraHead
 from viewtime.reconstructor.memory import WHOLE, Chunks, Shape, plan_chunks
@@ -102,8 +102,9 @@ class Reconstructor(nn.Module):
             pictures = frames.flatten(0, 2).to(dtype)
             size = chunks.head_frames
 
-            def dense(head: nn.Module) -> Any:
-                return _per_frames(head, tokens, pictures, size)
+            def dense(head: DPTHead) -> Any:
+                sines = head.picture_sines(pictures)
+                return _per_frames(lambda *now: head(*now, sines), tokens, pictures, size)
 
             depth, confidence, surface = dense(self.depth_head)
             points = None if self.point_head is None else dense(self.point_head)
