@@ -151,6 +151,16 @@ def test_frames_and_query_points_may_come_without_a_batch(model):
             Reconstructor(ReconstructorConfig.small()).static(torch.rand(1, 3, 16, 16), q)
 
 
+def test_tracks_cost_no_second_trunk_and_stock_answers_no_gaussians(model, monkeypatch):
+    seen = []
+    hook = model.aggregator.register_forward_hook(lambda *_: seen.append("trunk"))
+    monkeypatch.setattr(model, "gaussian_head", torch.nn.Identity())  # cannot answer
+    with torch.no_grad():
+        found = model.static(images()[:, :2], query())
+    hook.remove()
+    assert seen == ["trunk"] and found["track"].shape == (1, 2, POINTS, 2)
+
+
 def test_timesteps_in_a_batch_are_stock_vggt_each(model):
     x = torch.stack([images(), images().flip(-1)], dim=1)[:, :, :, :, :56, :70]  # (1,2,3,3,H,W)
     with torch.no_grad():

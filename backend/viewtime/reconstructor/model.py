@@ -93,6 +93,18 @@ class Reconstructor(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and trunk_gradients):
             layers = self._trunk(frames, rays, temporal, trunk_dtype, chunks)
         replaces = self.config.replace_cameras if replace_cameras is None else replace_cameras
+        return self._read(layers, frames, chunks, replaces)
+
+    def _read(
+        self,
+        layers: dict[int, Tensor],
+        frames: Tensor,
+        chunks: Chunks,
+        replaces: bool,
+        *,
+        gaussians: bool = True,
+    ) -> Prediction:
+        """What the heads say of the trunk's layers; gaussians=False leaves their head out."""
         batch, times, views, _, height, width = frames.shape
         grid = (batch, times, views, height, width)
         dtype = self.camera_head.token_norm.weight.dtype
@@ -108,7 +120,8 @@ class Reconstructor(nn.Module):
 
             depth, confidence, surface = dense(self.depth_head)
             points = None if self.point_head is None else dense(self.point_head)
-            raw = None if self.gaussian_head is None else dense(self.gaussian_head)
+            splats = self.gaussian_head if gaussians else None
+            raw = None if splats is None else dense(splats)
         return Prediction(
             depth.view(grid),
             confidence.view(grid),
@@ -127,8 +140,11 @@ class Reconstructor(nn.Module):
         first image, track (B,S,N,2), vis and conf (B,S,N). Raises ValueError for query points
         without a track head.
         """
+        if query_points is not None and self.track_head is None:
+            raise ValueError("query points are given, but the model has no track head")
         images = images if images.ndim == 5 else images[None]
-        p = self(images[:, None], temporal=False)
+        layers = self._trunk(images[:, None], None, False, None, WHOLE)
+        p = self._read(layers, images[:, None], WHOLE, False, gaussians=False)
         found = {
             "pose_enc": p.poses[-1][:, 0],
             "depth": p.depth[:, 0, ..., None],
@@ -137,11 +153,8 @@ class Reconstructor(nn.Module):
         if p.points is not None and p.points_confidence is not None:
             found["world_points"] = p.points[:, 0]
             found["world_points_conf"] = p.points_confidence[:, 0]
-        if query_points is not None:
-            if self.track_head is None:
-                raise ValueError("query points are given, but the model has no track head")
+        if query_points is not None and self.track_head is not None:
             query = query_points if query_points.ndim == 3 else query_points[None]
-            layers = self._trunk(images[:, None], None, False, None, WHOLE)
             tokens = [layers[i][:, 0] for i in self.config.head_layers]
             tracks, found["vis"], found["conf"] = self.track_head(tokens, images, query)
             found["track"] = tracks[-1]
