@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames to Gaussians: known depth is kept, holes are filled in scale, every input has a path."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from viewtime.reconstructor.config import ReconstructorConfig
 from viewtime.reconstructor.lift import reconstruct
 from viewtime.reconstructor.lift_predict import model_size, predict
 from viewtime.reconstructor.model import Reconstructor
+from viewtime.reconstructor.splats import DROP_SHARE
 from viewtime_formats.rig import Camera, Rig
 
 TINY = ReconstructorConfig.small(
@@ -136,6 +139,27 @@ def test_without_depth_the_rigs_own_unit_gives_the_scale(scene, model):
     assert result.provenance["depth"] == "predicted, views agreed"
     steps = list(result)
     assert len(steps) == 2 and all(len(s) > 100 for s in steps)
+
+
+def test_a_model_that_cannot_tell_sky_leaves_out_what_it_is_least_sure_of(scene, monkeypatch):
+    """The same share as of the learned head's Gaussians; what is left out has no sky's colour."""
+    grid, rig = scene
+    torch.manual_seed(0)
+    model = Reconstructor(dataclasses.replace(TINY, surface=False)).eval()
+    doubt = torch.rand(32, 32) < 0.1
+    doubt[:3] = True  # the sky, say
+
+    def forward(*given, **options):
+        answer = Reconstructor.forward(model, *given, **options)
+        return dataclasses.replace(answer, confidence=2.0 * answer.confidence - doubt.float())
+
+    monkeypatch.setattr(model, "forward", forward)
+    found = predict(model, grid.frames, rig)
+    assert not found.sees_sky and (~found.surface).mean() == pytest.approx(DROP_SHARE, abs=0.002)
+    assert (~found.surface & doubt.numpy()).sum() == (~found.surface).sum()
+    steps = reconstruct(model, without_depth(grid), rig)
+    assert steps.background is None
+    assert all(len(s) > 100 for s in steps)
 
 
 def test_parallel_cameras_get_their_scale_from_the_distance_between_them(scene, model):

@@ -200,7 +200,7 @@ def reconstruct(
         steps(),
         used,
         {**provenance, "gaussians": "analytic"},
-        _sky_colour(grid.frames[:, 0], np.isinf(depth[:, 0])),
+        _sky_colour(grid.frames[:, 0], _sky(depth[:, 0], known, predicted)),
     )
 
 
@@ -247,6 +247,7 @@ def _learned(
                 yield gaussians
 
     share = 1.0 if small is None else float(np.isnan(small).mean())
+    sky, _ = completed(None if small is None else small[:, :1], _at(first))
     provenance = _provenance(rig, first.predicted.rig, known, first.predicted, share)
     return Reconstruction(
         _cancellable(steps(), options["should_cancel"]),
@@ -254,7 +255,7 @@ def _learned(
         {**provenance, "gaussians": f"learned ({model.config.gaussian_head})"},
         _sky_colour(
             first.frames[0, 0].float().cpu().numpy(),
-            np.isinf(completed(None if small is None else small[:, :1], _at(first))[0][:, 0]),
+            _sky(sky[:, 0], small, first.predicted),
         ),
     )
 
@@ -263,6 +264,14 @@ def _at(window: Window) -> Predicted:
     """A window's first timestep alone."""
     now = window.predicted
     return replace(now, depth=now.depth[:, :1], surface=now.surface[:, :1])
+
+
+def _sky(depth: Float32, known: Float32 | None, predicted: Predicted | None) -> NDArray[np.bool_]:
+    """Where sky is seen (V,H,W), by depth without nan (V,H,W) at the first timestep: pixels that a
+    model without a surface head leaves out are none, only those are that known (V,T,H,W) has."""
+    if predicted is None or predicted.sees_sky:
+        return np.isinf(depth)
+    return np.zeros(depth.shape, bool) if known is None else np.isinf(known[:, 0])
 
 
 def _sky_colour(frames: Float32, sky: NDArray[np.bool_]) -> Float32 | None:

@@ -22,6 +22,7 @@ from viewtime.reconstructor.align import AlignmentError, align_cameras
 from viewtime.reconstructor.align_depth import refine_view_scales
 from viewtime.reconstructor.model import ANYSPLAT_TANGENT, Prediction, Reconstructor
 from viewtime.reconstructor.pose import RigRays, decode_rig, default_camera, rig_rays
+from viewtime.reconstructor.splats import confident
 from viewtime_formats.errors import ViewtimeError
 from viewtime_formats.rig import Camera, Rig
 
@@ -43,7 +44,8 @@ class BudgetError(ViewtimeError, ValueError):
 class Predicted:
     """What the model says of a grid or of a window of its times, at one size.
 
-    depth (V,T,H,W) in scene units, surface (V,T,H,W) bool: not sky. rig: given or predicted, at
+    depth (V,T,H,W) in scene units, surface (V,T,H,W) bool: not sky, or, where sees_sky is False
+    since the model has no such head, not among the least confident. rig: given or predicted, at
     the frames' size. unit: scene units per unit of the model. scale: where it comes from: "rays"
     (the model was given the rig), "cameras" (predicted cameras laid over the rig), "distances"
     (those cameras do not fit, but have distances), "guessed", or "free" without a rig. record:
@@ -56,6 +58,7 @@ class Predicted:
     scale: str
     unit: float = 1.0
     record: dict[str, Any] = field(default_factory=dict)
+    sees_sky: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +132,7 @@ def windows(
             given = small.to(device)
             answer = _answer(model, given, rays, memory_budget_gb)
         depth = answer.depth[0].float().cpu().numpy().transpose(1, 0, 2, 3)  # (V,T,h,w)
-        logits = None if answer.surface is None else answer.surface[0].float().cpu().numpy()
-        surface = (
-            np.ones(depth.shape, bool) if logits is None else logits.transpose(1, 0, 2, 3) > 0.0
-        )
+        surface = (_surface(answer) > 0.0).numpy()
         if settled is None:
             pose = answer.poses[-1][0, 0].float().cpu().numpy()  # (V, 9)
             settled = _settle(model, pose, rig, found, (width, height))
@@ -140,7 +140,13 @@ def windows(
                 settled = _refined(settled, depth, surface, small[0])
         scaled = depth * settled.factors.astype(np.float32)[:, None, None, None]
         predicted = Predicted(
-            scaled, surface, settled.rig, settled.scale, settled.unit, settled.record
+            scaled,
+            surface,
+            settled.rig,
+            settled.scale,
+            settled.unit,
+            settled.record,
+            sees_sky=answer.surface is not None,
         )
         yield Window(first, given, answer, predicted)
 
@@ -170,14 +176,21 @@ def predict(
     ):
         last = window.predicted
         depths.append(torch.from_numpy(last.depth))
-        found = window.answer.surface
-        logits.append(
-            torch.ones_like(depths[-1]) if found is None else found[0].float().cpu().transpose(0, 1)
-        )
+        logits.append(_surface(window.answer))
     assert last is not None
     every = torch.cat(logits, 1)
     surface = F.interpolate(every, size=(height, width), mode="bilinear").numpy() > 0.0
     return replace(last, depth=enlarged(torch.cat(depths, 1), width, height), surface=surface)
+
+
+def _surface(answer: Prediction) -> Tensor:
+    """(V,T,h,w), more than 0 where something is: the head's logits, or, of a model that cannot tell
+    what is sky, 1 and for each frame's least confident pixels -1."""
+    found = answer.surface
+    if found is None:
+        keep = confident(answer.confidence).view(answer.confidence.shape)
+        found = 2.0 * keep.float() - 1.0
+    return found[0].float().cpu().transpose(0, 1)
 
 
 def enlarged(depth: Tensor, width: int, height: int) -> Float32:

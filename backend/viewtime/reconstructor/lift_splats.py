@@ -16,15 +16,20 @@ from torch import Tensor
 from viewtime.gaussians.ops import transform
 from viewtime.reconstructor.lift_predict import Window
 from viewtime.reconstructor.model import Reconstructor
-from viewtime.reconstructor.splats import activate, confident, merge_voxels, select, to_gaussians
+from viewtime.reconstructor.splats import (
+    DROP_SHARE,
+    activate,
+    confident,
+    merge_voxels,
+    select,
+    to_gaussians,
+)
 from viewtime_formats.gaussians import Gaussians
 from viewtime_formats.rig import Rig
 from viewtime_formats.sh import MAX_DEGREE
 
 Float32 = NDArray[np.float32]
 
-DROP_SHARE = 0.1
-"""Share of each frame's predicted pixels that go, the least confident first."""
 FAINT = 1.0 / 255.0
 """Opacity under which a Gaussian never shows."""
 

@@ -24,6 +24,8 @@ from viewtime_formats.gaussians import SH_C0, Gaussians
 
 OFFSET_SHIFT = 6.0
 """Splatt3R's offsets are direction * (exp(length - 6) - exp(-6)): tiny until the head insists."""
+DROP_SHARE = 0.1
+"""Share of each frame's predicted pixels that go, the least confident first."""
 LARGEST_LOG = 3.0
 """Log of the largest offset and standard deviation of the "residual" head, in the model's unit (the
 mean distance of what is seen): 20 of them. A head that trains freely can ask for exp(100)."""
@@ -181,7 +183,7 @@ def activate(raw: RawSplats) -> Splats:
     return Splats(raw.means, scales, rotations, raw.opacity.sigmoid(), raw.sh)
 
 
-def confident(confidence: Tensor, drop_share: float = 0.1) -> Tensor:
+def confident(confidence: Tensor, drop_share: float = DROP_SHARE) -> Tensor:
     """Which pixels of (B,T,V,H,W) to keep, as (B,T,V*H*W): all but the least confident share of
     each frame. Raises ValueError for a share outside [0, 1)."""
     if not 0.0 <= drop_share < 1.0:
