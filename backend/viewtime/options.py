@@ -30,9 +30,10 @@ class RunOptions:
     bundled model's for the generated one. depth_noise: relative error of the capture's depth
     (0 for a renderer, about 0.01 for photogrammetry). device: "auto" (the GPU when there is one),
     "cpu" or "cuda:N". guidance: how strongly the prompt leads the generator; None as the model
-    has it, 1 not at all. memory_budget_gb: what the reconstructor's model may take (1e9 bytes); it
-    computes in smaller parts to keep it; None sets no bound. gaussians: made by the reconstructor's
-    head or by the analytic fusion, "auto" as the model has it.
+    has it, 1 not at all. memory_budget_gb: what the reconstructor's model may take (1e9 bytes): it
+    computes in smaller parts to keep it, and sees as many timesteps at once as it allows; None sets
+    no bound. gaussians: made by the reconstructor's head or by the analytic fusion, "auto" as the
+    model has it.
     """
 
     route: str = "auto"

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The learned head in the pipeline: one path for predicted and captured geometry, any world."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ from viewtime.data.synthetic import sample_grid
 from viewtime.gaussians.ops import transform
 from viewtime.grid import FrameGrid
 from viewtime.models import ModelError
+from viewtime.reconstructor import lift_predict
 from viewtime.reconstructor.config import ReconstructorConfig
 from viewtime.reconstructor.lift import reconstruct
-from viewtime.reconstructor.lift_predict import predict
+from viewtime.reconstructor.lift_predict import predict, spans
+from viewtime.reconstructor.memory import Chunks, Shape, estimate_gb
 from viewtime.reconstructor.model import Reconstructor
 from viewtime.reconstructor.pose import matrix_from_quaternion
 from viewtime_formats.errors import ViewtimeError
@@ -136,14 +140,77 @@ def test_holes_of_the_captured_depth_are_predicted_and_sky_makes_nothing(scene):
     assert np.isfinite(depth[:, 0]).sum() < len(holed) <= len(whole)
 
 
-def test_long_grids_go_window_by_window_with_the_first_windows_cameras(scene):
+class Moody(Reconstructor):
+    """Answers each call in another unit, as a model does that is not told the cameras."""
+
+    def forward(self, frames, rays=None, **options):
+        self.calls = [*getattr(self, "calls", []), frames.shape[1]]
+        answer = super().forward(frames, rays, **options)
+        unit = 1.0 if rays is not None else 1.0 + 0.7 * (len(self.calls) % 3)
+        parts = {"depth": answer.depth / unit}
+        if answer.gaussians is not None:  # offsets and sizes are in the model's unit as well
+            gaussians = answer.gaussians.clone()
+            gaussians[:, :, :, 4:7] -= float(np.log(unit))
+            gaussians[:, :, :, :3] = 0.0
+            parts["gaussians"] = gaussians
+        return dataclasses.replace(answer, **parts)
+
+
+def moody(head: str, **changes) -> Moody:
+    usual = model_with(head, temporal="none", **changes)
+    model = Moody(usual.config).eval()
+    model.load_state_dict(usual.state_dict())
+    return model
+
+
+def test_the_windows_of_a_long_grid_agree_on_the_unit(scene, monkeypatch):
+    """Each sees the last timestep of the one before again; what the model says is the same."""
     grid, _ = scene
     many = FrameGrid(grid.frames[:, [0, 1] * 5], np.ones((3, 10), bool))
-    seen = []
-    steps = reconstruct(
-        model_with("residual"), many, None, on_step=lambda i, n: seen.append((i, n))
-    )
-    assert len(list(steps)) == 10 and seen == [(i + 1, 10) for i in range(10)]
+    model = moody("residual")
+    whole = predict(model, many.frames, None)
+    model.calls = []
+    wanted = list(reconstruct(model, many, None))
+    assert model.calls == [10]
+    monkeypatch.setattr(lift_predict, "WINDOW", 4)
+    monkeypatch.setattr(lift_predict, "WINDOW_GB", 0.0)
+    model.calls = [0]  # begin in another mood
+    found = predict(model, many.frames, None)
+    assert model.calls == [0, 4, 4, 4]
+    scale = np.median(found.depth / whole.depth)
+    np.testing.assert_allclose(found.depth, scale * whole.depth, rtol=1e-4)
+    model.calls, seen = [], []
+    steps = list(reconstruct(model, many, None, on_step=lambda i, n: seen.append((i, n))))
+    assert len(steps) == 10 and seen == [(i + 1, 10) for i in range(10)]
+    for a, b in zip(steps, wanted):
+        np.testing.assert_allclose(a.means, b.means, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(a.scales, b.scales, rtol=1e-3)
+
+
+def test_a_rig_that_is_told_needs_no_timestep_twice(scene, monkeypatch):
+    grid, rig = scene
+    frames = grid.frames[:, [0, 1] * 5]
+    model = moody("none")
+    wanted = predict(model, frames, rig, refine=False)
+    weights = sum(p.numel() * 4 for p in model.parameters())
+    needed = estimate_gb(model.config, Shape(1, 6, 3, SIZE, SIZE), Chunks(1, 1, 1, 1), weights)
+    model.calls = []
+    found = predict(model, frames, rig, refine=False, memory_budget_gb=needed)
+    assert wanted.scale == "rays" and model.calls == [5, 5]
+    np.testing.assert_allclose(found.depth, wanted.depth, rtol=1e-4)
+
+
+def test_windows_are_even_cover_every_time_once_and_repeat_what_they_are_told_to():
+    assert spans(10, 10, 1) == [(0, 10)] and spans(1, 1, 1) == [(0, 1)]
+    assert spans(10, 4, 1) == [(0, 4), (3, 7), (6, 10)]
+    for times in range(1, 40):
+        for longest in range(2, 12):
+            for repeat in (0, 1):
+                found = spans(times, longest, repeat)
+                assert found[0][0] == 0 and found[-1][1] == times
+                assert all(end - first <= longest for first, end in found)
+                assert all(a[1] - repeat == b[0] for a, b in zip(found, found[1:]))
+                assert times == 1 or all(end - first > repeat for first, end in found)
 
 
 def test_a_memory_budget_changes_nothing_but_the_memory(scene):

@@ -11,7 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from viewtime.reconstructor.config import ReconstructorConfig
 from viewtime.reconstructor.load import without_data
-from viewtime.reconstructor.memory import WHOLE, Chunks, Shape, estimate_gb, plan_chunks
+from viewtime.reconstructor.memory import (
+    WHOLE,
+    Chunks,
+    Shape,
+    estimate_gb,
+    fitting_times,
+    plan_chunks,
+)
 from viewtime.reconstructor.model import Reconstructor
 
 FAKE = FakeTensorMode()
@@ -118,6 +125,20 @@ def test_budgets_that_cannot_be_are_refused_with_the_least_that_can():
     model = Reconstructor(ReconstructorConfig.small(dim=32, heads=2, camera_heads=2))
     with pytest.raises(ValueError, match="no_grad"):
         model(torch.rand(1, 1, 2, 3, 16, 16), memory_budget_gb=1.0)
+
+
+def test_as_many_timesteps_see_each_other_as_a_budget_allows():
+    shape, weights = Shape(1, 40, 4, 154, 224), 10**9
+    for chunked, chunks in ((True, Chunks(1, 1, 1, 1)), (False, WHOLE)):
+
+        def needed(times: int) -> float:
+            return estimate_gb(PAPER, dataclasses.replace(shape, times=times), chunks, weights)  # noqa: B023
+
+        def fitting(budget: float) -> int:
+            return fitting_times(PAPER, shape, budget, weights, chunked=chunked)  # noqa: B023
+
+        assert [fitting(needed(n) + 1e-6) for n in (1, 7, 40)] == [1, 7, 40]
+        assert fitting(needed(1) - 1e-3) == 0 and fitting(1000.0) == 40
 
 
 def test_the_papers_grids_fit_its_goals_by_the_estimate():

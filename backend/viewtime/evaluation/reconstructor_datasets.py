@@ -22,7 +22,7 @@ from viewtime.evaluation.reconstructor import (
 from viewtime.evaluation.reconstructor_cameras import camera_errors
 from viewtime.grid import FrameGrid
 from viewtime.reconstructor.lift import reconstruct
-from viewtime.reconstructor.lift_predict import WINDOW, predict
+from viewtime.reconstructor.lift_predict import predict
 from viewtime.reconstructor.model import Reconstructor
 from viewtime_formats.errors import CaptureError
 from viewtime_formats.rig import Camera, Rig
@@ -127,7 +127,7 @@ def evaluate_scene(
     if known_cameras and rig is not None:
         cameras = [rig.cameras[v] for v in asked]
     else:
-        depth = predict(model, sources.frames[:, :WINDOW], None).depth[0, 0]
+        depth = predict(model, sources.frames, None).depth[0, 0]
         for n in range(0, len(asked), PER_CALL):
             frames = np.concatenate([sources.frames[:1, 0], truth[n : n + PER_CALL, 0]])
             cameras += target_cameras(model, frames, depth).cameras

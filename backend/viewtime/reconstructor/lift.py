@@ -137,7 +137,8 @@ def reconstruct(
         prior_depth: (V,T,H,W) planar z where grid.depth says nothing; nan in holes, inf sky.
         refine: with a rig and no known depth, find the factor per view that makes views agree.
         gaussians: "learned" or "analytic", "auto" as the model has it.
-        memory_budget_gb: the model computes in chunks that keep its estimated peak within it.
+        memory_budget_gb: the model computes in chunks that keep its estimated peak within it, and
+            sees as many timesteps at once as it allows.
         on_step: called with (timesteps done, timesteps).
 
     Returns:
@@ -240,7 +241,8 @@ def _learned(
             now = None if small is None else small[:, window.first : window.first + count]
             depth, _ = completed(now, window.predicted)
             certain = np.zeros(depth.shape, bool) if now is None else ~np.isnan(now)
-            made = learned_gaussians(model, window, depth, certain, unit=unit)
+            own = unit * window.predicted.unit / first.predicted.unit  # of this call of the model
+            made = learned_gaussians(model, window, depth, certain, unit=own)
             for t, gaussians in enumerate(made, window.first + 1):
                 if on_step is not None:
                     on_step(t, frames.shape[1])

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the model says of a grid of frames, window by window, in a rig's own scale.
 
-Cameras, scale and the factors per view are settled on the first window and stay. It makes no
-Gaussians and never changes a given rig.
+Cameras, scale and the factors per view are settled on the first window and stay; later windows
+are brought to its scale. It makes no Gaussians and never changes a given rig.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 from viewtime.progress import Cancelled
 from viewtime.reconstructor.align import AlignmentError, align_cameras
 from viewtime.reconstructor.align_depth import refine_view_scales
+from viewtime.reconstructor.memory import Shape, fitting_times
 from viewtime.reconstructor.model import ANYSPLAT_TANGENT, Prediction, Reconstructor
 from viewtime.reconstructor.pose import RigRays, decode_rig, default_camera, rig_rays
 from viewtime.reconstructor.splats import confident
@@ -28,8 +29,9 @@ from viewtime_formats.rig import Camera, Rig
 
 Float32 = NDArray[np.float32]
 
-WINDOW = 8
-"""Timesteps that attend to each other at once; longer grids go window by window."""
+WINDOW, WINDOW_GB = 8, 8.0
+"""Timesteps attend to each other, and share cameras, within a window: as many of them as fit in the
+memory budget. Without one it is as many as take WINDOW_GB by the estimate, or WINDOW of them."""
 REFINE_SIZE, REFINE_TIMES = 96, 2
 """Longer side in pixels, and timesteps, at which the factors per view are found."""
 Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
@@ -64,7 +66,7 @@ class Predicted:
 @dataclass(frozen=True, eq=False)
 class Window:
     """Timesteps first, first + 1, ... as the model saw them: its answer, frames (1,T,V,3,h,w) on
-    its device, and what that means at that size."""
+    its device, and what that means at that size. Windows do not overlap."""
 
     first: int
     frames: Tensor
@@ -74,7 +76,8 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class _Settled:
-    """What the first window decides. factors (V,): scene units per unit of each view's depth."""
+    """What the first window decides. factors (V,): scene units per unit of each view's depth; they
+    and unit follow where a later call of the model has another unit."""
 
     rig: Rig
     unit: float
@@ -101,33 +104,30 @@ def windows(
     memory_budget_gb: float | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> Iterator[Window]:
-    """The model's answers for frames (V,T,3,H,W), WINDOW timesteps at a time, when asked for.
+    """The model's answers for frames (V,T,3,H,W), as many timesteps at a time as fit, when asked.
 
-    With a rig whose cameras look at something a model that takes rays is given them. refine:
-    look for the factor per view with which the views agree (see `align_depth`). On a GPU the
-    trunk computes in bfloat16. memory_budget_gb bounds the estimated peak of each window. Raises
-    Cancelled, and BudgetError for a budget that cannot be kept.
+    With a rig whose cameras look at something a model that takes rays is given them. Without rays
+    each call of the model has a unit of its own: each window then sees the last timestep of the
+    one before again, and its depth is brought to what was said there. refine: look for the factor
+    per view with which the views agree (see `align_depth`). On a GPU the trunk computes in
+    bfloat16. memory_budget_gb bounds the estimated peak of each window and decides how long
+    windows are. Raises Cancelled, and BudgetError for a budget that cannot be kept.
     """
     views, times, _, height, width = frames.shape
     device = next(model.parameters()).device
-    small_w, small_h = model_size(width, height, model.config.size, model.config.patch)
+    size = model_size(width, height, model.config.size, model.config.patch)
     found: RigRays | None = None
     if rig is not None and model.config.rays:
-        found = rig_rays(rig, small_w, small_h)
+        found = rig_rays(rig, *size)
     rays = None if found is None else torch.from_numpy(found.rays)[None].to(device)
+    repeat = 1 if found is None else 0
+    fitting = _fitting(model, Shape(1, times, views, size[1], size[0]), memory_budget_gb)
     settled: _Settled | None = None
-    for first in range(0, times, WINDOW):
+    last: Predicted | None = None
+    for first, end in spans(times, max(fitting, min(times, 1 + repeat)), repeat):
         if should_cancel is not None and should_cancel():
             raise Cancelled("the run was cancelled")
-        now = np.ascontiguousarray(frames[:, first : first + WINDOW])
-        small = F.interpolate(
-            torch.from_numpy(now).flatten(0, 1),
-            size=(small_h, small_w),
-            mode="bilinear",
-            antialias=True,
-            align_corners=False,
-        ).clamp(0.0, 1.0)
-        small = small.view(views, -1, 3, small_h, small_w).transpose(0, 1)[None]  # (1,T,V,3,h,w)
+        small = _at_size(frames[:, first:end], *size)
         with torch.no_grad():
             given = small.to(device)
             answer = _answer(model, given, rays, memory_budget_gb)
@@ -138,9 +138,12 @@ def windows(
             settled = _settle(model, pose, rig, found, (width, height))
             if refine and rig is not None:
                 settled = _refined(settled, depth, surface, small[0])
-        scaled = depth * settled.factors.astype(np.float32)[:, None, None, None]
-        predicted = Predicted(
-            scaled,
+        elif repeat and last is not None:
+            settled = _rescaled(settled, last, depth[:, 0], surface[:, 0])
+            first, given, answer = first + 1, given[:, 1:], _without_first(answer)
+            depth, surface = depth[:, 1:], surface[:, 1:]
+        last = Predicted(
+            depth * settled.factors.astype(np.float32)[:, None, None, None],
             surface,
             settled.rig,
             settled.scale,
@@ -148,7 +151,58 @@ def windows(
             settled.record,
             sees_sky=answer.surface is not None,
         )
-        yield Window(first, given, answer, predicted)
+        yield Window(first, given, answer, last)
+
+
+def spans(times: int, longest: int, repeat: int) -> list[tuple[int, int]]:
+    """(first, end) of windows over all times, of even length and none above longest; each begins
+    with the last `repeat` timesteps of the one before."""
+    fresh = times - repeat
+    count = max(1, -(-fresh // (longest - repeat))) if longest > repeat else 1
+    return [(fresh * n // count, repeat + fresh * (n + 1) // count) for n in range(count)]
+
+
+def _fitting(model: Reconstructor, shape: Shape, budget_gb: float | None) -> int:
+    """How many timesteps of shape go into one window; see WINDOW."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    half = next(model.parameters()).device.type == "cuda"
+    if budget_gb is not None:
+        return fitting_times(model.config, shape, budget_gb, weights, half=half)
+    usual = fitting_times(model.config, shape, WINDOW_GB, weights, half=half, chunked=False)
+    return min(shape.times, max(usual, WINDOW))
+
+
+def _at_size(frames: Float32, width: int, height: int) -> Tensor:
+    """Frames (V,T,3,H,W) as the model takes them, (1,T,V,3,height,width)."""
+    views = len(frames)
+    small = F.interpolate(
+        torch.from_numpy(np.ascontiguousarray(frames)).flatten(0, 1),
+        size=(height, width),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    ).clamp(0.0, 1.0)
+    return small.view(views, -1, 3, height, width).transpose(0, 1)[None]
+
+
+def _rescaled(
+    settled: _Settled, last: Predicted, depth: Float32, surface: NDArray[np.bool_]
+) -> _Settled:
+    """What was settled in the unit of a later call, whose depth (V,h,w) and surface (V,h,w) are of
+    the timestep that `last` ends with: by the median ratio of the two depths."""
+    both = last.surface[:, -1] & surface
+    if not both.any():
+        both = np.ones_like(both)
+    now = depth * settled.factors.astype(np.float32)[:, None, None]
+    ratio = float(np.median(last.depth[:, -1][both] / now[both]))
+    return replace(settled, factors=settled.factors * ratio, unit=settled.unit * ratio)
+
+
+def _without_first(answer: Prediction) -> Prediction:
+    """The answer without its first timestep."""
+    parts = {f.name: getattr(answer, f.name) for f in fields(answer) if f.name != "poses"}
+    rest: dict[str, Any] = {n: None if x is None else x[:, 1:] for n, x in parts.items()}
+    return replace(answer, poses=[pose[:, 1:] for pose in answer.poses], **rest)
 
 
 def predict(

@@ -7,6 +7,7 @@ its libraries and fragmentation come on top.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 from viewtime.reconstructor.config import ReconstructorConfig
@@ -93,6 +94,31 @@ def plan_chunks(
             )
     chunks = Chunks(*sizes)
     return replace(chunks, head_frames=min(chunks.head_frames or 8, 8))
+
+
+def fitting_times(
+    config: ReconstructorConfig,
+    shape: Shape,
+    budget_gb: float,
+    weights: int,
+    *,
+    half: bool = False,
+    chunked: bool = True,
+) -> int:
+    """The most timesteps, up to those of shape, that budget_gb lets see each other; 0 where not
+    even one fits. chunked: in as small chunks as it takes; else without a plan, as WHOLE does."""
+
+    def too_many(times: int) -> bool:
+        now = replace(shape, times=times)
+        if not chunked:
+            return estimate_gb(config, now, WHOLE, weights, half=half) > budget_gb
+        try:
+            plan_chunks(config, now, budget_gb, weights, half=half)
+        except ValueError:
+            return True
+        return False
+
+    return bisect_left(range(1, shape.times + 1), True, key=too_many)  # the estimate only grows
 
 
 def _stages(
