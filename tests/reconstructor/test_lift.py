@@ -13,8 +13,8 @@ from viewtime.grid import FrameGrid
 from viewtime.progress import Cancelled
 from viewtime.reconstructor.complete import complete_depth, fit_disparity
 from viewtime.reconstructor.config import ReconstructorConfig
-from viewtime.reconstructor.lift import reconstruct
-from viewtime.reconstructor.lift_predict import model_size, predict
+from viewtime.reconstructor.lift import agreed, reconstruct
+from viewtime.reconstructor.lift_predict import Predicted, model_size, predict
 from viewtime.reconstructor.model import Reconstructor
 from viewtime.reconstructor.splats import DROP_SHARE
 from viewtime_formats.rig import Camera, Rig
@@ -160,6 +160,31 @@ def test_a_model_that_cannot_tell_sky_leaves_out_what_it_is_least_sure_of(scene,
     steps = reconstruct(model, without_depth(grid), rig)
     assert steps.background is None
     assert all(len(s) > 100 for s in steps)
+
+
+@pytest.mark.parametrize("off", [0.05, 0.15])
+def test_a_sharp_prediction_keeps_its_edges_where_views_are_made_to_agree(off):
+    """Off by a smooth factor, little or much: its edges stay better than the sweep's own."""
+    grid, rig = sample_grid(900_010, 4, 1, 192)
+    true = grid.depth[:, 0]
+    surface = np.isfinite(true)
+    factor = np.random.default_rng(0).normal(0.0, off, (4, 1, 6, 6)).astype(np.float32)
+    factor = torch.nn.functional.interpolate(torch.from_numpy(factor), (192, 192), mode="bicubic")
+    depth = (np.where(surface, true, 20.0) * np.exp(factor[:, 0].numpy()))[:, None]
+    coarse = Predicted(depth.astype(np.float32), surface[:, None], rig, "rays")
+    nearer = np.stack([np.roll(true, n, (1, 2)) for n in (-2, 0, 2)])
+    edges = surface & (nearer.max(0) > 1.1 * nearer.min(0))
+
+    def error(made: np.ndarray, where: np.ndarray) -> float:
+        return float(np.mean(np.abs(made[where] / true[where] - 1.0)))
+
+    swept = agreed(coarse, grid.frames, 0)
+    found = agreed(dataclasses.replace(coarse, seen=518), grid.frames, 0)
+    assert np.array_equal(np.isfinite(found), surface)
+    assert error(found, surface) < 0.9 * error(swept, surface)
+    assert error(found, edges) < 0.6 * error(swept, edges)
+    if off > 0.1:
+        assert error(found, surface) < 0.9 * error(depth[:, 0], surface)
 
 
 def test_parallel_cameras_get_their_scale_from_the_distance_between_them(scene, model):

@@ -43,6 +43,9 @@ SWEEP_SIZE = 128
 PREDICTED_NOISE, AGREED_NOISE, FILLED_NOISE = 0.03, 0.01, 0.005
 """Relative depth error told to the fusion: predicted depth as it is, after the sweep that makes
 views agree, and where large holes are filled."""
+AROUND, SPACING = 3, 1 / 32
+"""Where a model saw finer frames than the sweep, each pixel's depth is corrected by what the sweep
+says of (2 x 3 + 1)^2 places around it, this share of the longer side apart."""
 SMALL_SHARE = 0.15
 """Up to this share of predicted pixels the depth counts as exact, so that colours are refitted."""
 
@@ -72,7 +75,9 @@ class Reconstruction(Iterator[Gaussians]):
 def agreed(predicted: Predicted, frames: Float32, t: int) -> Float32:
     """Depth (V,H,W) of timestep t on which the views agree; inf where the model sees sky.
 
-    frames (V,T,3,H,W), those that were predicted from.
+    frames (V,T,3,H,W), those that were predicted from. The sweep's depth takes the place of a
+    coarse prediction. One of a model that saw more pixels than the sweep keeps its own shape and
+    edges, and is brought along by the sweep's correction of the surroundings.
     """
     height, width = frames.shape[3:]
     small_w, small_h = model_size(width, height, min(SWEEP_SIZE, max(width, height)), 1)
@@ -83,14 +88,35 @@ def agreed(predicted: Predicted, frames: Float32, t: int) -> Float32:
     depth = torch.from_numpy(predicted.depth[:, t, None])
     surface = torch.from_numpy(predicted.surface[:, t, None]).float()
     guess = 1.0 / F.interpolate(1.0 / depth, size=(small_h, small_w), mode="area")[:, 0]
+    there = F.interpolate(surface, size=(small_h, small_w), mode="area")[:, 0].numpy() > 0.5
     refined = sweep_depth(
         small.permute(0, 2, 3, 1).contiguous().numpy(),
         predicted.rig.resized(small_w, small_h).cameras,
         guess.numpy(),
-        F.interpolate(surface, size=(small_h, small_w), mode="area")[:, 0].numpy() > 0.5,
+        there,
     )
-    full = enlarged(torch.from_numpy(refined)[:, None], width, height)[:, 0]
+    if predicted.seen > SWEEP_SIZE:
+        change = correction(refined / guess.numpy(), there)[:, None]
+        ratio = F.interpolate(torch.from_numpy(change), size=(height, width), mode="bilinear")
+        full = predicted.depth[:, t] * ratio[:, 0].numpy()
+    else:
+        full = enlarged(torch.from_numpy(refined)[:, None], width, height)[:, 0]
     return np.where(predicted.surface[:, t], full, np.float32(np.inf))
+
+
+def correction(ratio: Float32, surface: NDArray[np.bool_]) -> Float32:
+    """The median ratio (V,h,w) around each pixel, over surface (V,h,w); 1 where there is none.
+
+    Single pixels are not to be believed: matching errs by some percent, and most at depth edges.
+    """
+    height, width = ratio.shape[1:]
+    step = max(1, round(max(height, width) * SPACING))
+    reach = AROUND * step
+    known = torch.from_numpy(np.where(surface, ratio, np.float32(np.nan)))
+    padded = F.pad(known, (reach,) * 4, value=float("nan"))
+    places = range(0, 2 * reach + 1, step)
+    near = [padded[:, y : y + height, x : x + width] for y in places for x in places]
+    return torch.stack(near).nanmedian(0).values.nan_to_num(1.0).numpy()
 
 
 def completed(

@@ -51,7 +51,8 @@ class Predicted:
     the frames' size. unit: scene units per unit of the model. scale: where it comes from: "rays"
     (the model was given the rig), "cameras" (predicted cameras laid over the rig), "distances"
     (those cameras do not fit, but have distances), "guessed", or "free" without a rig. record:
-    residuals of the alignment and factors per view, for the provenance.
+    residuals of the alignment and factors per view, for the provenance. seen: longer side, in
+    pixels, of the frames as the model saw them; 0 is not known.
     """
 
     depth: Float32
@@ -61,6 +62,7 @@ class Predicted:
     unit: float = 1.0
     record: dict[str, Any] = field(default_factory=dict)
     sees_sky: bool = True
+    seen: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +152,7 @@ def windows(
             settled.unit,
             settled.record,
             sees_sky=answer.surface is not None,
+            seen=max(size),
         )
         yield Window(first, given, answer, last)
 
