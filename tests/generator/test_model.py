@@ -6,10 +6,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from viewtime.generator.architectures import ARCHITECTURES
 from viewtime.generator.conditioning import Conditions, _FrameConv
 from viewtime.generator.errors import GeneratorError
 from viewtime.generator.load import load_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, hold_back
+from viewtime.generator.positions import POSITIONS
 from viewtime.generator.sampler import sample
 from viewtime_kernels import view_time_mask
 
@@ -50,12 +52,17 @@ def test_a_checkpoint_saved_by_diffusers_loads_as_it_is(stock_transformer, tmp_p
     assert (ours[:, 0].transpose(1, 2) - stock).abs().max() == 0.0
 
 
-def test_weights_in_bfloat16_take_float32_latents_as_they_do_on_a_gpu(stock_transformer, tmp_path):
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_weights_in_bfloat16_take_float32_latents_as_they_do_on_a_gpu(
+    stock_transformer, tmp_path, architecture, positions
+):
     from diffusers import WanTransformer3DModel
 
     stock_transformer.save_pretrained(tmp_path)
     half = WanTransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
-    settings = GeneratorConfig(prior_features=4)  # its embedding stays float32
+    # The embedding of the prior stays float32, and so does what architecture and positions add.
+    settings = GeneratorConfig(architecture=architecture, positions=positions, prior_features=4)
     x, known = torch.randn(1, 2, 3, 4, 4, 4), torch.tensor([[[1, 1, 1], [1, 0, 0]]]).bool()
     conditions = Conditions(
         torch.randn_like(x), known, torch.randn(1, 5, 8), torch.randn_like(x),
@@ -64,11 +71,22 @@ def test_weights_in_bfloat16_take_float32_latents_as_they_do_on_a_gpu(stock_tran
     made = {}
     for name, transformer in (("whole", stock_transformer), ("half", half)):
         model = ViewTimeTransformer(transformer, settings).eval()
+        train_a_little(model)
         made[name] = sample(model, conditions, torch.randn(x.shape, generator=torch.Generator()
                             .manual_seed(1)), [1.0, 0.5])  # fmt: skip
     assert made["half"].dtype == torch.float32
     off = (made["half"] - made["whole"]).norm() / made["whole"].norm()
     assert 0 < off < 0.02
+
+
+def train_a_little(model):
+    """What was added starts at zero or as a mean: move it, by the same each time."""
+    torch.manual_seed(3)
+    added = [layer for layer in model.added_layers.modules() if isinstance(layer, torch.nn.Linear)]
+    last = [] if model.view_embedding is None else [model.view_embedding.mlp[-1]]
+    for layer in (*added, *last):
+        noise = torch.randn(layer.weight.shape) * 0.05
+        layer.weight.data += noise.to(layer.weight)
 
 
 def test_a_token_depends_on_its_row_and_column_and_on_nothing_else(stock_transformer):

@@ -52,6 +52,15 @@ def install(
     return added
 
 
+class _LinearInTheirDtype(nn.Linear):
+    """A linear layer in the dtype of its tokens: they are bfloat16 in a big checkpoint's blocks,
+    while what is added keeps its weights in float32."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        weight, bias = self.weight.to(tokens.dtype), self.bias.to(tokens.dtype)
+        return nn.functional.linear(tokens, weight, bias)
+
+
 class Mixing(nn.Module):
     """The synchronisation layer of the parallel architecture: one linear map of both branches.
 
@@ -60,7 +69,7 @@ class Mixing(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(2 * width, width)
+        self.linear = _LinearInTheirDtype(2 * width, width)
         with torch.no_grad():
             self.linear.weight.copy_(torch.eye(width).repeat(1, 2) / 2)
             self.linear.bias.zero_()
@@ -96,7 +105,7 @@ class AcrossViews(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.attention = copy.deepcopy(like)
         self.attention.set_processor(ViewTimeProcessor(grid, time_attention, view_embedding))
-        self.out = nn.Linear(width, width)
+        self.out = _LinearInTheirDtype(width, width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
