@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
 from viewtime.generator.architectures import ARCHITECTURES
 from viewtime.generator.codec import PixelCodec
-from viewtime.generator.conditioning import Conditions
+from viewtime.generator.conditioning import Conditions, to_video
 from viewtime.generator.errors import GeneratorError
-from viewtime.generator.load import Generator, load_generator, save_generator
+from viewtime.generator.generation import make_conditions
+from viewtime.generator.load import Generator, load_generator, read_config, save_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer
 from viewtime.generator.positions import POSITIONS
+from viewtime.generator.sampler import sample
 
 
 def unconditioned(x):
@@ -26,6 +32,19 @@ def reached(model, views=3, times=4, cell=(1, 2)):
     out = model(x, torch.ones(1), unconditioned(x))
     (gradient,) = torch.autograd.grad(out[0, cell[0], cell[1]].sum(), x)
     return gradient[0].abs().amax(dim=(2, 3, 4)) > 0
+
+
+def save_vae(folder):
+    from diffusers import AutoencoderKLWan
+
+    AutoencoderKLWan(base_dim=4, z_dim=4, num_res_blocks=1, latents_mean=[0.0] * 4,
+                     latents_std=[1.0] * 4).save_pretrained(folder / "vae")  # fmt: skip
+
+
+def save_stock(folder, transformer):
+    """A checkpoint's folder as diffusers saves it, with nothing of ours."""
+    transformer.save_pretrained(folder / "transformer")
+    save_vae(folder)
 
 
 def one_layer(transformer):
@@ -98,11 +117,7 @@ def test_every_choice_saves_and_loads_and_leaves_the_stock_keys_alone(
             torch.nn.init.normal_(model.view_embedding.mlp[-1].weight, std=0.5)
     assert set(model.transformer.state_dict()) == keys
     save_generator(tmp_path, model)
-    (tmp_path / "vae").mkdir()
-    from diffusers import AutoencoderKLWan
-
-    AutoencoderKLWan(base_dim=4, z_dim=4, num_res_blocks=1, latents_mean=[0.0] * 4,
-                     latents_std=[1.0] * 4).save_pretrained(tmp_path / "vae")  # fmt: skip
+    save_vae(tmp_path)
     again = load_generator(tmp_path).model
     x = torch.randn(1, 2, 3, 4, 2, 2)
     with torch.no_grad():
@@ -168,12 +183,84 @@ def test_references_as_clean_tokens_have_no_noise_and_a_time_of_their_own(stock_
     torch.testing.assert_close(ours, expected)
 
 
+def tokens_of_sampling(model, conditions, noise, schedule):
+    """What the blocks get at each step: (B, tokens, width)."""
+    seen = []
+    first = model.transformer.blocks[0]
+    hook = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    made = sample(model, conditions, noise, schedule)
+    hook.remove()
+    return seen, made
+
+
+def test_kept_references_are_seen_as_noised_as_all_else_and_as_nothing_more(stock_transformer):
+    """The training-free mode: a stock model never learnt what an added embedding means."""
+    model = ViewTimeTransformer(stock_transformer, GeneratorConfig(references="kept"))
+    reference, noise = torch.randn(2, 1, 2, 3, 4, 4, 4).unbind()
+    known = torch.zeros(1, 2, 3, dtype=torch.bool)
+    known[0, 0] = known[0, :, 1] = True
+    conditions = Conditions(reference, known, torch.zeros(1, 1, 8))
+    embed = model.transformer.patch_embedding
+    seen, made = tokens_of_sampling(model, conditions, noise, [1.0, 0.6, 0.2])
+    assert len(seen) == 3
+    for tokens, t in zip(seen, torch.tensor([1.0, 0.6, 0.2])):
+        noised = to_video((1 - t) * reference + t * noise)
+        expected = torch.nn.functional.conv3d(noised, embed.weight, embed.bias, embed.stride)
+        cells = expected.flatten(3).permute(0, 2, 3, 1).unflatten(1, (2, 3))
+        assert torch.equal(tokens.view_as(cells)[known], cells[known])
+    assert torch.equal(made[known], reference[known])
+
+
+def test_a_folder_without_our_settings_keeps_its_references_and_fine_tuning_adds_them(
+    stock_transformer, tmp_path
+):
+    save_stock(tmp_path, stock_transformer)
+    generator = load_generator(tmp_path)
+    assert generator.model.config == GeneratorConfig(references="kept")
+    assert read_config(tmp_path / "config.json") == GeneratorConfig()
+    save_generator(tmp_path, generator.model)
+    assert load_generator(tmp_path).model.config.references == "kept"
+
+
+def test_a_moment_within_a_latent_leads_a_model_that_is_not_told_of_it(stock_transformer, tmp_path):
+    """Latent 1 mixes frames 1 to 4; that of frame 2 standing still replaces it while noise is
+    high, and is let go of at the end. Valid reprojected pixels come before it."""
+    save_stock(tmp_path, stock_transformer)
+    generator = load_generator(tmp_path)
+    frames = np.random.default_rng(0).random((2, 5, 3, 32, 32), dtype=np.float32)
+    known = np.zeros((2, 5), bool)
+    known[0] = known[1, 2] = True
+    grid = SimpleNamespace(frames=frames, known=known, depth=None)
+    conditions = make_conditions(generator, grid, None)
+    assert conditions.kept.shape == (1, 2, 2, 1, 4, 4)
+    assert conditions.kept[0, :, :, 0].flatten(2).all(-1).tolist() == [[False] * 2, [False, True]]
+    seen, _ = tokens_of_sampling(
+        generator.model, conditions, torch.randn(1, 2, 2, 4, 4, 4), [1.0, 0.5]
+    )
+    free = replace(conditions, kept=None)
+    alone, _ = tokens_of_sampling(generator.model, free, torch.randn(1, 2, 2, 4, 4, 4), [1.0, 0.5])
+    assert not torch.equal(seen[1].view(2, 2, -1)[1, 1], alone[1].view(2, 2, -1)[1, 1])
+    valid = np.zeros((2, 5, 32, 32), bool)
+    valid[1, :, :16] = True
+    prior = SimpleNamespace(
+        frames=frames[::-1].copy(), valid=valid, source=valid.astype(np.uint8), evidence=None
+    )
+    led = make_conditions(generator, grid, prior)
+    assert led.kept[0, 1, 1].all() and led.kept[0, 1, 0, 0, :2].all()
+    assert not led.kept[0, 1, 0, 0, 2:].any()
+    still = conditions.reference[0, 1, 1]
+    assert torch.equal(led.kept_latents[0, 1, 1, :, 2:], still[:, 2:])
+    assert not torch.equal(led.kept_latents[0, 1, 1, :, :2], still[:, :2])
+
+
 def test_a_name_that_is_no_choice_is_refused_with_the_choices():
     with pytest.raises(GeneratorError, match="architecture is 'serial', must be one of fused, seq"):
         GeneratorConfig(architecture="serial")
     with pytest.raises(GeneratorError, match="positions is 'x', must be one of flat, sum, learned"):
         GeneratorConfig(positions="x")
-    with pytest.raises(GeneratorError, match="references is 'x', must be one of added, clean"):
+    with pytest.raises(
+        GeneratorError, match="references is 'x', must be one of added, clean, kept"
+    ):
         GeneratorConfig(references="x")
 
 

@@ -22,13 +22,16 @@ def no_conditions(x, text):
 
 
 @pytest.mark.parametrize("views, times", [(1, 5), (5, 1)])
-def test_one_view_without_reference_is_the_stock_model_exactly(stock_transformer, views, times):
+@pytest.mark.parametrize("references", ["added", "kept"])
+def test_one_view_without_reference_is_the_stock_model_exactly(
+    stock_transformer, views, times, references
+):
     x, text, t = torch.randn(2, views, times, 4, 6, 8), torch.randn(2, 7, 8), torch.rand(2)
     with torch.no_grad():
         frames = x.flatten(1, 2).transpose(1, 2)
         stock = stock_transformer(frames, t * 1000, text, return_dict=False)[0]
         stock = stock.transpose(1, 2).reshape(x.shape)
-        ours = ViewTimeTransformer(stock_transformer, GeneratorConfig())(
+        ours = ViewTimeTransformer(stock_transformer, GeneratorConfig(references=references))(
             x, t, no_conditions(x, text)
         )
     assert (ours - stock).abs().max() == 0.0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the generator is told besides the noised latents: references, prior, text.
 
-Everything enters by being added to the patch embeddings of the noised latents; nothing is ever
-concatenated, and a cell without a reference adds nothing, which is not the same as a black one.
+What a model was trained to take is added to the patch embeddings of the noised latents. Nothing is
+ever concatenated; a cell without a reference adds nothing, which is not the same as a black one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Conditions:
     the others where its pixels come from, and what they were chosen from (see
     `viewtime.generator.generation.prior_maps`).
     kept: (B, V, T, 1, h, w) bool or None, where reprojected pixels lead a model that takes no
-    prior; kept_latents: their latents (B, V, T, C, h, w). See `sampler`.
+    prior, or references that are not exact one that is not told of them; kept_latents: their
+    latents (B, V, T, C, h, w). See `sampler`.
     text: (B, L, text_dim), L may be 0.
     """
 

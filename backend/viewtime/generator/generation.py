@@ -160,6 +160,8 @@ def make_conditions(
         exact=exact[None],
         text=generator.encode_text([""]) if text is None else text,
     )
+    if generator.model.config.references == "kept":
+        conditions = _led_by_references(conditions)
     if prior is None:
         return conditions
     if prior.frames.shape != grid.frames.shape:
@@ -173,10 +175,26 @@ def make_conditions(
     shrunk = codec.shrink(maps)[None]
     latents = codec.encode(prior_frames)[None]
     if not generator.takes_prior:
-        return replace(conditions, kept=shrunk[:, :, :, :1] > 0.5, kept_latents=latents)
+        return _led_by_pixels(conditions, shrunk[:, :, :, :1] > 0.5, latents)
     given = conditions.exactly_known[..., None, None, None]
     latents = torch.where(given, conditions.reference, latents)
     return replace(conditions, prior=latents, maps=shrunk)
+
+
+def _led_by_references(conditions: Conditions) -> Conditions:
+    """References that are not exact lead by latent replacement; exact ones are pinned anyway."""
+    reference = conditions.reference
+    cells = conditions.known & ~conditions.exactly_known  # (B, V, T)
+    kept = cells[..., None, None, None].expand(*cells.shape, 1, *reference.shape[-2:])
+    return replace(conditions, kept=kept, kept_latents=reference)
+
+
+def _led_by_pixels(conditions: Conditions, valid: Tensor, latents: Tensor) -> Conditions:
+    """Reprojected latents lead where they are valid (B, V, T, 1, h, w), before what led so far."""
+    if conditions.kept is None or conditions.kept_latents is None:
+        return replace(conditions, kept=valid, kept_latents=latents)
+    latents = torch.where(valid, latents, conditions.kept_latents)
+    return replace(conditions, kept=valid | conditions.kept, kept_latents=latents)
 
 
 def prior_maps(prior: Prior, known: np.ndarray, count: int = BASIC_MAPS) -> np.ndarray:

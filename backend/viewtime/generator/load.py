@@ -28,6 +28,9 @@ FORMAT = "viewtime.generator"
 BASIC_MAPS = 3
 """Maps that every model with a prior takes; one that takes more is given the evidence, too."""
 VERSION = 1
+STOCK = GeneratorConfig(references="kept")
+"""What a checkpoint without settings of ours is: fused, with references that are kept, not added,
+since it never learnt what such a sum of embeddings means."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def load_generator(
 ) -> Generator:
     """Load a generator. "bundled" is the small one that comes with Viewtime.
 
-    config: what to make of a stock checkpoint; None takes the folder's own, or the fused default.
+    config: what to make of a checkpoint; None takes the folder's own, or STOCK if it has none.
     vae_budget, vae_tiling: see `WanCodec`. weights_on: where the transformer's weights wait that
     will be brought to the device in parts (see `speed.offload`); None is the device itself.
 
@@ -107,7 +110,9 @@ def load_generator(
     device = torch.device(device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     _require_weights(folder / "transformer")
-    config = read_config(folder / "config.json") if config is None else config
+    if config is None:
+        own = folder / "config.json"
+        config = read_config(own) if own.is_file() else STOCK
     options: dict[str, Any] = dict(use_safetensors=True, local_files_only=True, torch_dtype=dtype)
     try:
         transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", **options)
@@ -178,7 +183,7 @@ def save_generator(
 
 
 def read_config(path: Path) -> GeneratorConfig:
-    """Our settings, or those of a stock checkpoint when the file is absent.
+    """Our settings; when the file is absent the defaults, which fine-tuning goes by.
 
     Raises GeneratorError when the file says something else.
     """

@@ -21,7 +21,7 @@ from viewtime.generator.errors import GeneratorError
 from viewtime.generator.positions import POSITIONS, ViewEmbedding, ViewTimePositions
 
 PREDICTIONS = ("velocity", "sample")
-REFERENCES = ("added", "clean")
+REFERENCES = ("added", "clean", "kept")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class GeneratorConfig:
       and time enter the rotary table, one of POSITIONS (appendix B).
     references: "added" adds the references' patch embeddings to those of the noised latents
       (section 3.1); "clean" puts exact references themselves in their place and marks their tokens
-      as free of noise, for checkpoints that were trained with a timestep per token (TI2V-5B).
+      as free of noise, for checkpoints that were trained with a timestep per token (TI2V-5B);
+      "kept" adds and marks nothing: the sampler alone puts references in their place, as noised as
+      all else (`sampler.pin_known`), which is all that a model that was not fine-tuned understands.
     prediction: "velocity" for stock checkpoints; "sample" where the transformer gives the clean
       latents, as a correction of the prior when there is one (at a transformer output of zero the
       model then is its prior), from which the velocity follows.
@@ -222,9 +224,7 @@ class ViewTimeTransformer(nn.Module):
         conditions = self._conditions
         if conditions is None:
             return tokens
-        added = conditions.known
-        if self.config.references == "clean":
-            added = added & ~conditions.exactly_known
+        added = self._added_cells(conditions)
         if added.any():
             mask = added.flatten(1)[:, None, :, None, None]  # (B, 1, V*T, 1, 1)
             reference = to_video(conditions.reference)
@@ -238,6 +238,14 @@ class ViewTimeTransformer(nn.Module):
             self._features = embedding(conditions)
             tokens = tokens + embedding.proj(self._features).to(tokens)
         return tokens
+
+    def _added_cells(self, conditions: Conditions) -> Tensor:
+        """(B, V, T) bool: the cells whose reference is added to the noised latents."""
+        if self.config.references == "kept":
+            return torch.zeros_like(conditions.known)
+        if self.config.references == "clean":
+            return conditions.known & ~conditions.exactly_known
+        return conditions.known
 
     def _embedding(self, conditions: Conditions) -> PriorEmbedding:
         """What embeds the prior of these conditions; one for exact depth where all of it is."""

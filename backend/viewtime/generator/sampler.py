@@ -74,8 +74,9 @@ def pin_known(x: Tensor, t: Tensor, start: Tensor, conditions: Conditions) -> Te
 
 
 def keep_pixels(x: Tensor, t: Tensor, start: Tensor, conditions: Conditions) -> Tensor:
-    """The training-free use of reprojected pixels: where they are valid, they replace the latents,
-    noised as far as the flow time t (B,) says, until KEEP_UNTIL."""
+    """The training-free use of reprojected pixels, and of references that are not exact: where they
+    are valid, they replace the latents, noised as far as the flow time t (B,) says, until
+    KEEP_UNTIL."""
     if conditions.kept is None or conditions.kept_latents is None or float(t.max()) <= KEEP_UNTIL:
         return x
     t = t.view(-1, 1, 1, 1, 1, 1)
