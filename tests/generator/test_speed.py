@@ -52,6 +52,16 @@ def test_a_cache_takes_the_threshold_that_was_set_last(small):
         set_cache(small, 0)
 
 
+def test_a_cache_is_refused_where_added_layers_would_count_twice(make_model, make_grid):
+    added = Generator("added", make_model(architecture="sequential_added"), PixelCodec())
+    with pytest.raises(GeneratorError, match="cache: not with the architecture sequential_added"):
+        set_cache(added, 0.1)
+    assert not added.model.transformer.is_cache_enabled
+    set_cache(added, None)
+    grid, _ = make_grid()
+    assert generate(added, grid, prior=None, steps=2).shape == grid.frames.shape
+
+
 def test_compiled_blocks_give_the_same_frames_with_a_cancel_and_a_cache(small, make_grid):
     """What hooks into the blocks changes from job to job and must not be compiled with them."""
     grid, _ = make_grid()

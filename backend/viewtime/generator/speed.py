@@ -56,7 +56,8 @@ def set_cache(generator: Generator, threshold: float | None) -> None:
     threshold: relative change below which a step is skipped, 0.05 is diffusers' default; None
     computes every step, as it is without a cache. What was set before is undone. Its cost in
     quality is measured by `viewtime evaluate generator --cache`.
-    Raises GeneratorError for a threshold that is not above 0, or a model of one block.
+    Raises GeneratorError for a threshold that is not above 0, a model of one block, or one whose
+    added layers run before each block, skipped or not: they would count twice.
     """
     from diffusers import FirstBlockCacheConfig
 
@@ -66,6 +67,11 @@ def set_cache(generator: Generator, threshold: float | None) -> None:
             raise GeneratorError(f"cache threshold is {threshold}, must be above 0")
         if len(transformer.blocks) < 2:
             raise GeneratorError("cache: this model has one block, so there is nothing to skip")
+        if generator.model.config.architecture == "sequential_added":
+            raise GeneratorError(
+                "cache: not with the architecture sequential_added, whose added layers run at "
+                "steps that are skipped, too; leave the cache out"
+            )
     if transformer.is_cache_enabled:
         transformer.disable_cache()
     if threshold is not None:
