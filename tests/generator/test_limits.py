@@ -18,6 +18,8 @@ from viewtime.generator.load import Generator, save_generator
 from viewtime.generator.memory import estimate_memory, require_memory
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
 from viewtime.generator.text import clean_prompt, encode_prompts
+from viewtime.generator.windows import generate_in_windows
+from viewtime.grid import FrameGrid
 
 
 @pytest.fixture
@@ -143,7 +145,9 @@ def test_a_text_encoder_of_pickles_is_refused(with_text, tmp_path):
         encode_prompts(tmp_path, ["a"], torch.device("cpu"))
 
 
-def test_a_prompt_changes_what_is_generated(with_text, make_model, make_grid, tmp_path):
+@pytest.fixture
+def told(with_text, make_model, tmp_path):
+    """A generator with a text encoder whose cross-attention is not silent."""
     import shutil
 
     torch.manual_seed(1)
@@ -163,9 +167,33 @@ def test_a_prompt_changes_what_is_generated(with_text, make_model, make_grid, tm
     # The tiny encoder is 8 wide, the tiny transformer takes 16: bring it to that.
     stock = generator.model.transformer
     stock.condition_embedder.text_embedder.linear_1 = torch.nn.Linear(8, 24)
+    return generator
+
+
+def test_a_prompt_changes_what_is_generated(told, make_grid):
     grid, _ = make_grid()
     settings = dict(prior=None, steps=2, guidance=1.0)
-    cat, runs = (generate(generator, grid, prompt=p, **settings) for p in ("a red cat", "runs"))
+    cat, runs = (generate(told, grid, prompt=p, **settings) for p in ("a red cat", "runs"))
     assert np.abs(cat - runs).max() > 1e-4
-    guided = generate(generator, grid, prior=None, steps=2, guidance=4.0, prompt="a red cat")
+    guided = generate(told, grid, prior=None, steps=2, guidance=4.0, prompt="a red cat")
     assert np.abs(cat - guided).max() > 1e-4
+
+
+def test_a_second_pass_at_each_step_is_made_where_prompts_differ_alone(told, make_grid):
+    grid = FrameGrid(**vars(make_grid()[0]))
+    grid.known[1:] = False  # nothing but the fixed view: guidance is on by default
+    passes = []
+    told.model.transformer.register_forward_hook(lambda *_: passes.append(1))
+    for prompts, expected in (
+        (dict(), 2),
+        (dict(prompt=" runs", negative_prompt="runs"), 2),
+        (dict(guidance=5.0), 2),
+        (dict(prompt="runs"), 4),
+        (dict(negative_prompt="runs"), 4),
+        (dict(prompt="runs", window=(2, 3)), 8),
+        (dict(window=(2, 3)), 4),
+    ):
+        passes.clear()
+        make = generate_in_windows if "window" in prompts else generate
+        make(told, grid, prior=None, steps=2, **prompts)
+        assert len(passes) == expected, prompts

@@ -18,6 +18,7 @@ from viewtime.generator.conditioning import Conditions
 from viewtime.generator.errors import GeneratorError
 from viewtime.generator.load import BASIC_MAPS, Generator
 from viewtime.generator.sampler import linear_schedule, sample
+from viewtime.generator.text import clean_prompt
 
 if TYPE_CHECKING:
     from viewtime.generator.prior import Prior
@@ -48,8 +49,9 @@ def generate(
     from copies of the references (see `naive`), and from noise where there is no reference. Where
     the model was not made to take one, the prior's pixels lead it by latent replacement (see
     `sampler.keep_pixels`).
-    prompt, negative_prompt: see `text`; guidance: of the prompt, None as `default_guidance` has it.
-    texts: both prompts as `encode_texts` gives them, where that has been done already.
+    prompt, negative_prompt: see `text`; guidance: of the prompt, see `choose_guidance`.
+    texts: both prompts as `encode_texts` gives them, where that has been done already, with the
+    guidance that `choose_guidance` gave.
     solver, shift: see `sampler`. on_step(step, steps, frames) gets what the grid would be if
     sampling ended there, (V, T, 3, h, w): a cheap look at the latents, and as small as these,
     where there is a VAE.
@@ -63,10 +65,11 @@ def generate(
         prior = naive_prior(grid.frames, grid.known, evidence=generator.takes_evidence)
     most = generator.model.config.steps_with_prior if prior is not None else 0
     schedule = linear_schedule(min(steps, most) if most else steps, shift)
-    if guidance is None:
-        guidance = default_guidance(generator, grid.known)
     if texts is None:
+        guidance = choose_guidance(generator, grid.known, guidance, prompt, negative_prompt)
         texts = encode_texts(generator, prompt, negative_prompt, guidance)
+    elif guidance is None:
+        guidance = default_guidance(generator, grid.known)
     conditions = make_conditions(generator, grid, prior, texts[:1])
     noise = torch.randn(
         conditions.reference.shape, generator=torch.Generator().manual_seed(seed)
@@ -118,6 +121,16 @@ def default_guidance(generator: Generator, known: np.ndarray) -> float:
         return 1.0
     both = bool(known.all(axis=0).any() and known.all(axis=1).any())
     return 1.0 if both else 5.0
+
+
+def choose_guidance(
+    generator: Generator, known: np.ndarray, wanted: float | None, prompt: str, negative_prompt: str
+) -> float:
+    """The guidance that is wanted, or `default_guidance` for None; 1 in any case where prompt and
+    negative prompt are the same text, since a second pass at each step could change nothing."""
+    if not generator.takes_text or clean_prompt(prompt) == clean_prompt(negative_prompt):
+        return 1.0
+    return default_guidance(generator, known) if wanted is None else wanted
 
 
 def latent_preview(latents: Tensor) -> np.ndarray:

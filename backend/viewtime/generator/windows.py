@@ -15,7 +15,7 @@ import numpy as np
 
 from viewtime.generator.codec import WanCodec
 from viewtime.generator.errors import GeneratorError
-from viewtime.generator.generation import Preview, default_guidance, encode_texts, generate
+from viewtime.generator.generation import Preview, choose_guidance, encode_texts, generate
 from viewtime.generator.load import Generator
 
 if TYPE_CHECKING:
@@ -147,8 +147,7 @@ def generate_in_windows(
     the whole grid, not a number in the cells that no window has come to.
     """
     plan = plan_windows(generator, grid.known, window, overlap)
-    if guidance is None:
-        guidance = default_guidance(generator, grid.known)
+    guidance = choose_guidance(generator, grid.known, guidance, prompt, negative_prompt)
     texts = encode_texts(generator, prompt, negative_prompt, guidance) if plan else None
     frames, known = grid.frames.copy(), grid.known.copy()
     look = generator.codec.spatial // 2, generator.codec.spatial
