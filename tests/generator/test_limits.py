@@ -38,7 +38,8 @@ from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_t
 
 views, times, size = 4, 5, 256
 transformer = new_transformer(layers=2, heads=12, ffn=3072)
-model = ViewTimeTransformer(transformer, GeneratorConfig(text_tokens=0))
+settings = GeneratorConfig(text_tokens=0, references=sys.argv[1])
+model = ViewTimeTransformer(transformer, settings)
 generator = Generator("measured", model.eval(), PixelCodec())
 small = torch.randn(1, 1, 1, 3, 32, 32)
 def run(x):
@@ -56,10 +57,13 @@ print(json.dumps([peak, estimate.forward]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is of Unix")
-def test_the_estimate_bounds_what_a_forward_pass_takes():
+@pytest.mark.parametrize("references", ["added", "clean"])
+def test_the_estimate_bounds_what_a_forward_pass_takes(references):
+    """A timestep per token, as clean references have it, is a modulation per token, too."""
     answer = subprocess.run(
-        [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", MEASURE, references],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
     peak, estimate = json.loads(answer.stdout)
     assert 0.3 * estimate < peak < 1.1 * estimate
 

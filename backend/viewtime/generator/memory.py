@@ -43,7 +43,9 @@ def estimate_memory(
 
     A transformer block holds, per token of width C in the weights' dtype: tokens, queries, keys,
     values, the three partial outputs of the fused attention, its result and the feed-forward's
-    inner layer; and two float32 copies, of the norms and of the residual.
+    inner layer; and two float32 copies, of the norms and of the residual. Clean references have a
+    timestep per token: its embedding and six modulations, made once in the weights' dtype and again
+    in float32 by each block, with one more for what they scale.
     """
     model, codec = generator.model, generator.codec
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -68,7 +70,10 @@ def estimate_memory(
     if features:
         per_pixel = 2 * features + 13 + model.config.prior_maps + model.config.prior_context
         fine = views * latent_times * height * width // codec.spatial**2 * 4 * per_pixel
-    forward = in_dtype + tokens * 4 * 2 * c + fine + 2 * pixels * 4 // codec.spatial**2
+    per_token = 7 * c * (size + 4) if model.config.references == "clean" else 0
+    forward = (
+        in_dtype + tokens * (4 * 2 * c + per_token) + fine + 2 * pixels * 4 // codec.spatial**2
+    )
     decode = pixels * 4
     if isinstance(codec, WanCodec):
         decode += codec.views_at_once(height, width) * codec.bytes_per_view(height, width)
