@@ -2,7 +2,8 @@
 """Longer clips and wider rigs than a model was trained on: overlapping windows over both axes.
 
 Each window takes what the windows before it made as its references, so that rows and columns
-go on where they were; nothing is made twice and nothing is blended.
+go on where they were; nothing is made twice and nothing is blended. With a VAE that holds exactly
+for what comes after; windows before the freeze time meet the next less exactly, see `plan_windows`.
 """
 
 from __future__ import annotations
@@ -83,7 +84,12 @@ def plan_windows(
     along time, then to the next views, so that each finds a row and a column to hold on to.
 
     Where there is a VAE, times of window and overlap must be 1 + 4k, since a window's first frames
-    are its anchor. Raises GeneratorError where they are not, or leave nothing new.
+    are its anchor: their latents are exact. A window before the first one overlaps at its end,
+    where latents mix 4 frames and depend on those before. There what was made leads (a latent of
+    its frame standing still, see `codec`) and is not held, so that the motion may jump at the
+    seam; the frames of the overlap themselves come back as they were.
+
+    Raises GeneratorError where times are not 1 + 4k, or leave nothing new.
     """
     views, times = known.shape
     step = generator.codec.temporal if isinstance(generator.codec, WanCodec) else 1
