@@ -245,6 +245,50 @@ def test_a_budget_decides_how_many_views_go_through_the_vae_at_once(wan_generato
     torch.testing.assert_close(codec.decode(latents), together)
 
 
+def test_views_that_know_the_same_frames_go_through_the_vae_at_once(wan_generator):
+    codec, calls = wan_generator.codec, []
+    frames, known = torch.rand(5, 9, 3, 16, 16), torch.zeros(5, 9, dtype=torch.bool)
+    known[0] = known[:, 0] = True  # a row and a column at the first time
+    known[1:4, 6] = known[1, 3] = True  # and frames within latents 1 and 2
+    one_by_one = codec.encode_known(frames, known)
+    encode = codec.vae.encode
+    codec.vae.encode = lambda x: calls.append((x.shape[0], x.shape[2])) or encode(x)
+    codec.budget = 3 * codec.bytes_per_view(16, 16)
+    together = codec.encode_known(frames, known)
+    # The row; the column, by three; one latent 1, three latents 2, each frame standing still.
+    assert sorted(calls) == [(1, 1), (1, 5), (1, 9), (3, 1), (3, 9)]
+    for some, alone in zip(together, one_by_one):
+        torch.testing.assert_close(some, alone)
+
+
+def test_cancelling_is_asked_for_within_the_vae(wan_generator, make_grid):
+    """Encoding and decoding take minutes at full size: at each latent's frames it is asked."""
+    grid, _ = make_grid(views=2, times=5, size=32)
+    codec, asked, parts = wan_generator.codec, [], []
+    for part in (codec.vae.encoder, codec.vae.decoder):
+        part.register_forward_pre_hook(lambda *_: parts.append(len(asked)))
+
+    def give_up(after):
+        asked.clear()
+        parts.clear()
+
+        def cancel():
+            asked.append(1)
+            return len(asked) == after
+
+        return cancel
+
+    plain = generate(wan_generator, grid, prior=None, steps=1, should_cancel=give_up(0))
+    total, work = len(asked), list(parts)
+    assert total == len(work) + 1  # and before the one block at the one step
+    for after in (2, total - 1):
+        with pytest.raises(Cancelled):
+            generate(wan_generator, grid, prior=None, steps=1, should_cancel=give_up(after))
+        assert len(asked) == after
+    again = generate(wan_generator, grid, prior=None, steps=1)
+    assert np.array_equal(again, plain)  # and nothing is left of what was broken off
+
+
 def test_a_preview_of_latents_has_the_grid_of_the_latents_and_colours():
     shown = latent_preview(torch.randn(2, 3, 16, 4, 6))
     assert shown.shape == (2, 3, 3, 4, 6) and 0 <= shown.min() < shown.max() <= 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from viewtime.generator import GeneratorError, generate
+from viewtime.generator import Cancelled, GeneratorError, generate
 from viewtime.generator.codec import PixelCodec
 from viewtime.generator.load import Generator, save_generator
 from viewtime.generator.memory import estimate_memory, require_memory
@@ -181,6 +181,18 @@ def test_a_prompt_changes_what_is_generated(told, make_grid):
     assert np.abs(cat - runs).max() > 1e-4
     guided = generate(told, grid, prior=None, steps=2, guidance=4.0, prompt="a red cat")
     assert np.abs(cat - guided).max() > 1e-4
+
+
+def test_cancelling_is_asked_for_around_the_text_encoder(told, make_grid, monkeypatch):
+    grid, _ = make_grid()
+    for answers, loaded in (([True], 0), ([False, True], 1)):
+        encoded, told_to = [], iter(answers)
+        monkeypatch.setattr(
+            Generator, "encode_text", lambda _, prompts, n=encoded: n.append(1) or torch.zeros(1)
+        )
+        with pytest.raises(Cancelled):
+            generate(told, grid, prior=None, should_cancel=lambda told_to=told_to: next(told_to))
+        assert len(encoded) == loaded
 
 
 def test_a_second_pass_at_each_step_is_made_where_prompts_differ_alone(told, make_grid):

@@ -6,6 +6,9 @@ A codec also says which latents are known when only some frames are; it never pa
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +32,10 @@ class Codec(Protocol):
 
     def shrink(self, maps: Tensor) -> Tensor: ...
 
+    def calling_before_each_part(self, call: Callable[[], None]) -> AbstractContextManager[None]:
+        """Within the context, `call()` runs before each part of the work; it may raise."""
+        ...
+
 
 class PixelCodec:
     """The identity up to range: latents = 2 * frames - 1."""
@@ -50,10 +57,19 @@ class PixelCodec:
         """Maps (V, T, M, H, W) in [0, 1] at the size of latents: the same."""
         return maps
 
+    def calling_before_each_part(self, call: Callable[[], None]) -> AbstractContextManager[None]:
+        """Nothing is called: there is no work."""
+        return nullcontext()
+
 
 NUMBERS_PER_PIXEL = 140
 """Memory a Wan VAE needs at most, in float32 numbers per pixel of one frame and per channel of its
 widest full-size layer (`base_dim`). From a published 6 to 9 GB for 512 x 320; an estimate."""
+
+
+STILL_AFTER = 2
+"""Of a clip that stands still all latents from this one on are alike, within what the VAE's cache
+still remembers."""
 
 
 class WanCodec:
@@ -144,18 +160,29 @@ class WanCodec:
         exact = torch.zeros_like(mask)
         size = (n // self.spatial for n in frames.shape[-2:])
         latents = torch.zeros(views, latent_times, self.channels, *size)
-        for v in range(views):
-            run = int(known[v].long().cumprod(0).sum())  # known frames from the start on
+        # Views whose first so many latents are whole, and frames that stand still in a latent of
+        # one kind: what is alike goes through the VAE side by side, as far as the budget allows.
+        whole_views: dict[int, list[int]] = defaultdict(list)
+        still: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+        for v, row in enumerate(known.cpu()):
+            run = int(row.long().cumprod(0).sum())  # known frames from the start on
             whole = 1 + (run - 1) // self.temporal if run else 0  # latents that they fill
+            exact[v, :whole] = True
             if whole:
-                used = 1 + (whole - 1) * self.temporal
-                latents[v, :whole] = self.encode(frames[v : v + 1, :used])[0].cpu()
-                mask[v, :whole] = exact[v, :whole] = True
+                whole_views[whole].append(v)
             for j in range(whole, latent_times):
-                held = self._frame_in(known[v], j)
-                if held is not None:
-                    latents[v, j] = self._standing_still(frames[v, held], j).cpu()
-                    mask[v, j] = True
+                if (held := self._frame_in(row, j)) is not None:
+                    still[min(j, STILL_AFTER)].append((v, j, held))
+        for whole, at in whole_views.items():
+            used = 1 + (whole - 1) * self.temporal
+            latents[at, :whole] = self.encode(frames[at, :used]).cpu()
+            mask[at, :whole] = True
+        for kind, cells in still.items():
+            of_view, of_latent, held_frames = (list(some) for some in zip(*cells))
+            latents[of_view, of_latent] = self._standing_still(
+                frames[of_view, held_frames], kind
+            ).cpu()
+            mask[of_view, of_latent] = True
         device = frames.device
         return latents.to(device), mask.to(device), exact.to(device)
 
@@ -165,11 +192,23 @@ class WanCodec:
         held = [t for t in range(first, 1 + j * self.temporal) if known[t]]
         return held[len(held) // 2] if held else None
 
-    def _standing_still(self, frame: Tensor, j: int) -> Tensor:
-        """Latent j (C, h, w) of a clip that repeats the frame (3, H, W); the third is as the
-        second, and all later ones, within what the VAE's cache still remembers."""
-        length = 1 + min(j, 2) * self.temporal
-        return self.encode(frame.expand(1, length, *frame.shape))[0, -1]
+    def _standing_still(self, frames: Tensor, j: int) -> Tensor:
+        """Latents j (n, C, h, w) of clips that each repeat one of the frames (n, 3, H, W)."""
+        length = 1 + j * self.temporal
+        return self.encode(frames[:, None].expand(-1, length, -1, -1, -1))[:, -1]
+
+    @contextmanager
+    def calling_before_each_part(self, call: Callable[[], None]) -> Iterator[None]:
+        """Within the context, `call()` runs before the VAE takes each latent's frames of the views
+        that go at once; it may raise to break off."""
+        parts = (self.vae.encoder, self.vae.decoder)
+        hooks = [part.register_forward_pre_hook(lambda *_: call()) for part in parts]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.vae.clear_cache()  # of what was broken off
 
     def shrink(self, maps: Tensor) -> Tensor:
         """Maps (V, T, M, H, W) in [0, 1] -> (V, T', M, h, w): the least value of each latent."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from viewtime.generator.conditioning import Conditions
 from viewtime.generator.errors import GeneratorError
 from viewtime.generator.load import BASIC_MAPS, Generator
-from viewtime.generator.sampler import linear_schedule, sample
+from viewtime.generator.sampler import asking, linear_schedule, sample
 from viewtime.generator.text import clean_prompt
 
 if TYPE_CHECKING:
@@ -67,14 +67,15 @@ def generate(
     schedule = linear_schedule(min(steps, most) if most else steps, shift)
     if texts is None:
         guidance = choose_guidance(generator, grid.known, guidance, prompt, negative_prompt)
-        texts = encode_texts(generator, prompt, negative_prompt, guidance)
+        texts = encode_texts(generator, prompt, negative_prompt, guidance, should_cancel)
     elif guidance is None:
         guidance = default_guidance(generator, grid.known)
-    conditions = make_conditions(generator, grid, prior, texts[:1])
+    codec, known, check = generator.codec, grid.known, asking(should_cancel)
+    with codec.calling_before_each_part(check):
+        conditions = make_conditions(generator, grid, prior, texts[:1])
     noise = torch.randn(
         conditions.reference.shape, generator=torch.Generator().manual_seed(seed)
     ).to(generator.device)
-    codec, known = generator.codec, grid.known
 
     def frames_of(latents: Tensor) -> np.ndarray:
         frames = codec.decode(latents[0]).cpu().numpy()
@@ -94,14 +95,29 @@ def generate(
         generator.model, conditions, noise, schedule, solver=solver, guidance=guidance,
         negative=texts[1:] if guidance != 1 else None, on_step=report, should_cancel=should_cancel,
     )  # fmt: skip
-    return frames_of(latents)
+    with codec.calling_before_each_part(check):
+        return frames_of(latents)
 
 
 def encode_texts(
-    generator: Generator, prompt: str, negative_prompt: str, guidance: float
+    generator: Generator,
+    prompt: str,
+    negative_prompt: str,
+    guidance: float,
+    should_cancel: Callable[[], bool] | None = None,
 ) -> Tensor:
-    """Embeddings (1 or 2, L, text_dim): of the prompt, and of the negative one if it is needed."""
-    return generator.encode_text([prompt] if guidance == 1 else [prompt, negative_prompt])
+    """Embeddings (1 or 2, L, text_dim): of the prompt, and of the negative one if it is needed.
+
+    Raises Cancelled before or after a text encoder is at work, as should_cancel() says.
+    """
+    prompts = [prompt] if guidance == 1 else [prompt, negative_prompt]
+    if not generator.takes_text:
+        return generator.encode_text(prompts)
+    check = asking(should_cancel)
+    check()
+    texts = generator.encode_text(prompts)
+    check()
+    return texts
 
 
 def latent_of_time(times: int, latent_times: int) -> list[int]:

@@ -32,6 +32,16 @@ class Cancelled(Exception):
     """The caller asked to stop; nothing was produced."""
 
 
+def asking(should_cancel: Callable[[], bool] | None) -> Callable[[], None]:
+    """A function that raises Cancelled once should_cancel() says so."""
+
+    def check() -> None:
+        if should_cancel is not None and should_cancel():
+            raise Cancelled
+
+    return check
+
+
 def linear_schedule(steps: int, shift: float = 1.0) -> list[float]:
     """Flow times from 1 down; the end at 0 is implied. steps=4, shift=1: 1, .75, .5, .25.
 
@@ -104,11 +114,6 @@ def sample(
     on_step(step, total, estimate) gets the clean latents as foreseen after each step.
     Raises Cancelled between two transformer blocks once should_cancel() says so.
     """
-
-    def check() -> None:
-        if should_cancel is not None and should_cancel():
-            raise Cancelled
-
     if guidance != 1.0 and negative is None:
         raise GeneratorError(f"guidance is {guidance}, which needs a negative text")
     scheduler = make_scheduler(solver, schedule, noise.device)
@@ -117,7 +122,7 @@ def sample(
     x = start
     model.forget_cache()
     try:
-        with model.calling_before_each_block(check):
+        with model.calling_before_each_block(asking(should_cancel)):
             for step, timestep in enumerate(scheduler.timesteps):
                 t = torch.as_tensor(schedule[step], device=noise.device).to(noise).expand(batch)
                 x = pin_known(keep_pixels(x, t, start, conditions), t, start, conditions)

@@ -154,7 +154,9 @@ def generate_in_windows(
     """
     plan = plan_windows(generator, grid.known, window, overlap)
     guidance = choose_guidance(generator, grid.known, guidance, prompt, negative_prompt)
-    texts = encode_texts(generator, prompt, negative_prompt, guidance) if plan else None
+    texts = None
+    if plan:
+        texts = encode_texts(generator, prompt, negative_prompt, guidance, should_cancel)
     frames, known = grid.frames.copy(), grid.known.copy()
     look = generator.codec.spatial // 2, generator.codec.spatial
     for number, box in enumerate(plan):
