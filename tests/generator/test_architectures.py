@@ -14,9 +14,9 @@ from viewtime.generator.architectures import ARCHITECTURES
 from viewtime.generator.codec import PixelCodec
 from viewtime.generator.conditioning import Conditions, to_video
 from viewtime.generator.errors import GeneratorError
-from viewtime.generator.generation import make_conditions
+from viewtime.generator.generation import generate, make_conditions
 from viewtime.generator.load import Generator, load_generator, read_config, save_generator
-from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer
+from viewtime.generator.model import REFERENCES, GeneratorConfig, ViewTimeTransformer
 from viewtime.generator.positions import POSITIONS
 from viewtime.generator.sampler import sample
 
@@ -286,3 +286,38 @@ def test_wans_own_sizes_are_taken_unchanged(name, settings):
     assert total == pytest.approx(expected, rel=1e-3)
     generator = Generator(name, model, PixelCodec())
     assert generator.frame_multiple == (2, 2)
+
+
+@pytest.fixture
+def ti2v(tmp_path):
+    """A folder like TI2V-5B's, tiny: the residual VAE that folds 2 x 2 pixels into channels and
+    makes one latent of 16 x 16 pixels, and a transformer for it."""
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+    torch.manual_seed(0)
+    AutoencoderKLWan(
+        base_dim=4, decoder_base_dim=4, z_dim=6, num_res_blocks=1, is_residual=True, patch_size=2,
+        in_channels=12, out_channels=12, scale_factor_spatial=16, latents_mean=[0.1] * 6,
+        latents_std=[2.0] * 6, temperal_downsample=[False, True, True],
+    ).save_pretrained(tmp_path / "vae")  # fmt: skip
+    WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=1, attention_head_dim=24, in_channels=6,
+        out_channels=6, text_dim=8, freq_dim=16, ffn_dim=32, num_layers=1,
+    ).save_pretrained(tmp_path / "transformer")  # fmt: skip
+    return tmp_path
+
+
+@pytest.mark.parametrize("references", REFERENCES)
+def test_the_vae_of_wan_2_2_generates_from_a_row_and_a_column(ti2v, make_grid, references):
+    config = GeneratorConfig(references=references, text_tokens=1)
+    generator = load_generator(ti2v, config=config)
+    assert generator.frame_multiple == (32, 32)
+    grid, _ = make_grid(views=2, times=5, size=64)
+    conditions = make_conditions(generator, grid, None)
+    assert conditions.reference.shape == (1, 2, 2, 6, 4, 4)
+    assert conditions.known[0].tolist() == [[True, True], [True, False]]
+    frames = generate(generator, grid, prior=None, steps=2)
+    assert frames.shape == grid.frames.shape and np.isfinite(frames).all()
+    assert np.array_equal(frames[grid.known], grid.frames[grid.known])
+    with pytest.raises(GeneratorError, match="48 x 48 px .* multiples of 32 x 32: use 64 x 64"):
+        generate(generator, make_grid(views=2, times=5, size=48)[0], prior=None)
