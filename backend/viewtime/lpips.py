@@ -3,7 +3,9 @@
 for it where there are none. Nothing is ever downloaded.
 
 The distance: features of five layers, each scaled to unit length over its channels; their squared
-differences weighted per channel, averaged over the picture, summed over the layers.
+differences weighted per channel, averaged over the picture, summed over the layers. torchmetrics'
+own class computes the same, but takes its backbone from torchvision, which this environment leaves
+out and which fetches the weights by itself.
 """
 
 from __future__ import annotations
@@ -112,7 +114,11 @@ class Lpips(nn.Module):
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+    """Features (B, C, h, w) of unit length over their channels; zeros stay zeros.
+
+    The square root of 0 has no gradient, so the small number stands under it, as in torchmetrics.
+    """
+    return x / (x.square().sum(dim=1, keepdim=True) + 1e-8).sqrt()
 
 
 def load_lpips(path: Path, backbone: str = "vgg") -> Lpips:

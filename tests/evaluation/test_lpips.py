@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LPIPS: our feature stack beside torchmetrics' own combination of the same features."""
+"""LPIPS beside VGG16 written out here, its features put together by torchmetrics' own pieces.
+
+torchmetrics' whole class cannot be asked: its backbone is torchvision's, which is not installed.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torchmetrics.functional.image.lpips import (
+    NetLinLayer,
+    ScalingLayer,
+    _normalize_tensor,
+    _spatial_average,
+)
 
-from viewtime.lpips import BACKBONES, WIDTHS, Lpips, gradient_distance, load_lpips
+from viewtime.lpips import BACKBONES, WIDTHS, Lpips, _unit, gradient_distance, load_lpips
 from viewtime_formats.errors import ViewtimeError
 
 
@@ -25,11 +34,9 @@ def weights(backbone):
 
 
 def vgg_by_the_book(state, x):
-    """VGG16's features as a plain chain, with its five taps: written out independently."""
+    """VGG16's features as a plain chain, with its five taps. x: (B, 3, H, W) in [0, 1]."""
     layers = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512]
-    x = (x * 2 - 1 - torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)) / torch.tensor(
-        [0.458, 0.448, 0.450]
-    ).view(1, 3, 1, 1)
+    x = ScalingLayer()(2 * x - 1)
     number, taps = 0, []
     for place, layer in enumerate(layers):
         if layer == "M":
@@ -44,17 +51,46 @@ def vgg_by_the_book(state, x):
     return taps
 
 
-def test_it_is_the_published_distance_of_its_features(tmp_path):
+def by_torchmetrics(state, a, b):
+    """The distance (B,) of VGG16's features as `_LPIPS.forward` of torchmetrics computes it."""
+    total = torch.zeros(len(a))
+    for number, (fa, fb) in enumerate(zip(vgg_by_the_book(state, a), vgg_by_the_book(state, b))):
+        layer = NetLinLayer(fa.shape[1])
+        layer.model[0].weight.data = state[f"lin{number}.model.1.weight"]
+        with torch.no_grad():
+            weighted = layer((_normalize_tensor(fa) - _normalize_tensor(fb)) ** 2)
+        total += _spatial_average(weighted, keep_dim=True).flatten()
+    return total
+
+
+def test_it_is_the_distance_that_torchmetrics_makes_of_the_same_features(tmp_path):
     state = weights("vgg")
     save_file(state, tmp_path / "lpips.safetensors")
     a, b = torch.rand(2, 2, 3, 32, 48).unbind()
-    expected = torch.zeros(2)
-    for number, (fa, fb) in enumerate(zip(vgg_by_the_book(state, a), vgg_by_the_book(state, b))):
-        na, nb = (f / (f.norm(dim=1, keepdim=True) + 1e-10) for f in (fa, fb))
-        weighted = F.conv2d((na - nb) ** 2, state[f"lin{number}.model.1.weight"])
-        expected += weighted.mean(dim=(1, 2, 3))
     ours = load_lpips(tmp_path / "lpips.safetensors")(a, b)
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours, by_torchmetrics(state, a, b), rtol=1e-4, atol=1e-6)
+
+
+def test_features_that_are_almost_zero_are_scaled_as_torchmetrics_scales_them():
+    features = 1e-4 * torch.rand(2, 4, 3, 3)
+    torch.testing.assert_close(_unit(features), _normalize_tensor(features))
+    assert 0.1 < float(_unit(features).norm(dim=1).max()) < 0.95
+
+
+def test_features_that_are_all_zero_have_a_gradient():
+    """Where no channel of a layer answers; it used to be nan, and spoilt the whole step."""
+    model = Lpips("alex")
+    for layer in model.features.values():
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.constant_(layer.bias, -1.0)  # silent after the ReLU
+    picture = torch.rand(1, 3, 64, 64, requires_grad=True)
+    model(picture, torch.rand(1, 3, 64, 64)).sum().backward()
+    assert picture.grad is not None and picture.grad.eq(0).all()
+    silent = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    unit = _unit(silent)
+    assert unit.eq(0).all()
+    unit.sum().backward()
+    assert silent.grad is not None and torch.isfinite(silent.grad).all()
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
