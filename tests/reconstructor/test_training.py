@@ -80,6 +80,24 @@ def test_losses_vanish_at_the_truth_and_skip_the_sky():
     assert float(depth_loss(worse, batch.depth)) == pytest.approx(np.log(1.5), rel=1e-4)
 
 
+@pytest.mark.parametrize("replaced", [True, False])
+def test_the_cameras_of_every_timestep_learn(replaced):
+    """Also where each timestep answers for itself; where one stands for all, the loss is its."""
+    batch = recipe.make_batch([1], 2, 3, 16, with_rays=False)
+    model = Reconstructor(ReconstructorConfig.small(**TINY, replace_cameras=replaced))
+    tokens = torch.randn(1, 3, 2, 2 * TINY["dim"], requires_grad=True)
+    poses = model._poses(tokens, replaced)
+    p = dataclasses.replace(model(batch.frames), poses=poses)
+    loss = camera_loss(p, batch.cameras)
+    loss.backward()
+    assert tokens.grad is not None
+    taught = [float(tokens.grad[:, t].abs().sum()) > 0 for t in range(3)]
+    assert taught == [True, not replaced, not replaced]
+    first = dataclasses.replace(p, poses=[pose[:, :1] for pose in poses])
+    alone = camera_loss(first, batch.cameras)
+    assert bool(torch.isclose(alone, loss, rtol=1e-5)) is replaced
+
+
 def test_without_a_configuration_the_shipped_small_one_is_trained(tmp_path, monkeypatch, capsys):
     trained = []
     monkeypatch.setattr(

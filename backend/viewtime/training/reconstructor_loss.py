@@ -48,11 +48,12 @@ def surface_loss(prediction: Prediction, target: Tensor) -> Tensor:
 
 
 def camera_loss(prediction: Prediction, target: Tensor, *, gamma: float = 0.6) -> Tensor:
-    """Mean absolute error of every round's encoding, later rounds more. target (B,V,9)."""
+    """Mean absolute error of every round's encoding, later rounds more. target (B,V,9): cameras
+    stand still, so every timestep's answer (B,T,V,9) is held against the same."""
     loss = target.new_zeros(())
     rounds = len(prediction.poses)
     for i, pose in enumerate(prediction.poses):
-        loss = loss + gamma ** (rounds - 1 - i) * (pose[:, 0].float() - target).abs().mean()
+        loss = loss + gamma ** (rounds - 1 - i) * (pose.float() - target[:, None]).abs().mean()
     return loss
 
 
