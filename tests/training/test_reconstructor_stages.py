@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 import viewtime.training
+from viewtime.gaussians.lift import surfels
+from viewtime.gaussians.rendering import render
 from viewtime.lpips import gradient_distance
 from viewtime.media import write_png
 from viewtime.reconstructor.config import ReconstructorConfig
@@ -33,6 +35,7 @@ from viewtime.training.reconstructor_recipe import Recipe, Stage
 from viewtime.training.reconstructor_report import plane_psnr, score
 from viewtime.training.reconstructor_scenes import draw_scenes, held_out_scenes, stage_scenes
 from viewtime.training.reconstructor_stages import choose_parameters, train
+from viewtime_formats.rig import Camera
 
 TINY = {
     "dim": 16, "depth": 4, "heads": 2, "camera_heads": 2, "head_channels": [8, 8, 8, 8],
@@ -318,6 +321,26 @@ def test_a_plane_before_the_nearest_camera_is_what_a_target_there_sees():
         target_intrinsics=scenes.intrinsics[:, :1],
     )
     assert plane_psnr(there) > plane_psnr(scenes) + 2.0
+
+
+def test_that_plane_is_as_sharp_as_pixels_lifted_for_the_same_dilation():
+    """Pixels turned into disks by `surfels` at the footprint that it names for 0.3 px^2."""
+    recipe = recipe_of(height=32, width=32)
+    scenes = held_out_scenes(recipe, recipe.stages[0], 0)
+    scenes = dataclasses.replace(
+        scenes,
+        targets=scenes.frames[:, :, :1],
+        target_extrinsics=scenes.extrinsics[:, :1],
+        target_intrinsics=scenes.intrinsics[:, :1],
+    )
+    picture, seen = scenes.frames[0, 0, 0].permute(1, 2, 0).numpy(), scenes.depth[0, 0, 0].numpy()
+    depth = np.full((32, 32), np.median(seen[np.isfinite(seen)]))
+    lens, pose = (x[0, 0].double().numpy() for x in (scenes.intrinsics, scenes.extrinsics))
+    camera = Camera("source", 32, 32, lens, pose)
+    plane = surfels(picture, depth, camera, footprint=0.3).gaussians()
+    shown = render(plane, camera, background=picture.mean((0, 1)), dilation=0.3).color.clip(0, 1)
+    expected = -10 * np.log10(np.square(shown - picture).mean())
+    assert plane_psnr(scenes) == pytest.approx(expected, abs=0.3)
 
 
 # ---- kills ---------------------------------------------------------------------------------------

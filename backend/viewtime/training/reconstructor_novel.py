@@ -31,6 +31,8 @@ from viewtime.training.reconstructor_scenes import Scenes
 
 DILATION = 0.3
 """px^2 added to screen variances, as viewers of splats do."""
+FOOTPRINT = 0.3
+"""Standard deviation in pixels of a disk that suits DILATION (see `gaussians.lift.surfels`)."""
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -24,6 +24,7 @@ from viewtime.reconstructor.pose_encoding import unproject
 from viewtime.training.reconstructor_loss import absolute_relative_error
 from viewtime.training.reconstructor_novel import (
     DILATION,
+    FOOTPRINT,
     View,
     drawing_device,
     novel_views,
@@ -110,7 +111,7 @@ def plane_psnr(scenes: Scenes) -> float:
                 total = len(points)
                 colours = scenes.frames[b, t, v].permute(1, 2, 0).flatten(0, 1)
                 plane = GaussianTensors(
-                    points, (0.5 * far / lens[0, 0]).expand(total, 3),
+                    points, (FOOTPRINT * far / lens[0, 0]).expand(total, 3),
                     points.new_tensor([1.0, 0, 0, 0]).expand(total, 4),
                     points.new_full((total,), 0.98), colours,
                 )  # fmt: skip
