@@ -65,7 +65,9 @@ def save_state(
 def load_state(path: Path, module: nn.Module, average: Average | None, optimizer: Any) -> int:
     """Fill module, average and optimizer; the steps done.
 
-    Raises TrainingError when the file is no checkpoint of this module.
+    What has no moments in the file (all steps so far were skipped, or the parameter had no gradient
+    yet) starts fresh, as it would have without the interruption. Raises TrainingError when the file
+    is no checkpoint of this module.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -80,13 +82,12 @@ def load_state(path: Path, module: nn.Module, average: Average | None, optimizer
         set_model_state_dict(module, weights, options=_FILL)
         # What never had a gradient (text that nobody gives) has no moments.
         moved = [n for n in prefix if f"optimizer.step.{n}" in tensors]
-        if not moved:
-            raise KeyError("optimizer")
         state = {
             prefix[n]: {moment: tensors[f"optimizer.{moment}.{n}"] for moment in MOMENTS}
             for n in moved
         }
-        _fill_optimizer(module, optimizer, state)
+        if state:
+            _fill_optimizer(module, optimizer, state)
         parameters = dict(module.named_parameters())
         for name in set(prefix) - set(moved):  # filling gave it moments of zero
             optimizer.state.pop(parameters[prefix[name]], None)

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from viewtime_formats.errors import ViewtimeError
 
 Example = TypeVar("Example")
+MOST_SKIPPED = 20
+"""Steps in a row without a finite gradient after which nothing is hoped for."""
 
 
 class TrainingError(ViewtimeError):
@@ -146,6 +148,38 @@ class Log:
         print(text, flush=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
+
+
+class Updates:
+    """Which steps may change the weights: those whose gradient is finite. It counts the others."""
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+        self._unsaid = 0
+
+    def sound(self, norm: Tensor | float, step: int) -> bool:
+        """Whether step `step`, whose gradient has this norm, may change the weights.
+
+        Raises TrainingError at the MOST_SKIPPED-th step in a row that may not.
+        """
+        whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of all shards
+        if math.isfinite(float(whole)):
+            self._in_a_row = 0
+            return True
+        self._in_a_row += 1
+        self._unsaid += 1
+        if self._in_a_row >= MOST_SKIPPED:
+            raise TrainingError(
+                f"stopped at step {step}: the gradient was not finite in {MOST_SKIPPED} steps in a "
+                "row, which were skipped; a lower peak_rate or more precision may help"
+            )
+        return False
+
+    def skipped(self) -> dict[str, int]:
+        """{"skipped": steps} since this was asked last, for a log; empty where there were none."""
+        found = {"skipped": self._unsaid} if self._unsaid else {}
+        self._unsaid = 0
+        return found
 
 
 def clip_gradient(module: nn.Module, limit: float) -> Tensor:

@@ -177,6 +177,7 @@ def train(recipe: FineTuning) -> Path:
         common.Log(folder / "log.txt", recipe.steps, start) if accelerator.is_main_process else None
     )
     losses: list[float] = []
+    updates = common.Updates()
     for step in range(start, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = common.learning_rate(
@@ -188,17 +189,21 @@ def train(recipe: FineTuning) -> Path:
             accelerator.backward(loss)
             total += loss.detach()
         norm = accelerator.clip_grad_norm_(parameters, recipe.gradient_limit)
-        optimizer.step()
+        loss_of_all = float(accelerator.reduce(total, "mean"))
+        sound = updates.sound(norm, step + 1)
+        if sound or accelerator.scaler is not None:  # a scaler skips by itself, and learns from it
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if average is not None:
-            average.update(wrapped, step)
-        losses.append(float(accelerator.reduce(total, "mean")))
+        if sound:
+            losses.append(loss_of_all)
+            if average is not None:
+                average.update(wrapped, step)
 
         done = step + 1
         if log is not None and done % recipe.log_every == 0:
-            mean = sum(losses) / len(losses)
-            log.line(done, {"loss": mean, "gradient": float(norm), "frames": recipe.frames_at(step),
-                            "seconds": log.seconds()})  # fmt: skip
+            mean = {"loss": sum(losses) / len(losses)} if losses else {}
+            log.line(done, {**mean, **updates.skipped(), "gradient": float(norm), "frames":
+                            recipe.frames_at(step), "seconds": log.seconds()})  # fmt: skip
             losses = []
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             save_state(checkpoint, done, wrapped, average, optimizer,

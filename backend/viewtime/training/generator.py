@@ -220,7 +220,7 @@ def train(recipe: Recipe) -> Path:
     stream = _batches(recipe, start)  # its processes start while the report is prepared
     report = generator_report.Report(folder, recipe.held_out, recipe.size, recipe.bfloat16)
     losses: dict[str, list[float]] = {}
-    spent = before
+    spent, updates = before, common.Updates()
     began = log.seconds()  # the clock of `minutes` is that of the steps alone
     while start < recipe.steps and _share_done(recipe, start, spent) < 1.0:
         examples, step = next(stream), start
@@ -233,18 +233,20 @@ def train(recipe: Recipe) -> Path:
         each = loss_of(model, examples, recipe, step)
         each.mean().backward()
         norm = common.clip_gradient(model, recipe.gradient_limit)
-        optimizer.step()
+        if updates.sound(norm, step + 1):
+            optimizer.step()
+            average.update(model, step)
+            for example, loss in zip(examples, each.tolist()):
+                losses.setdefault(example.given, []).append(loss)
         optimizer.zero_grad(set_to_none=True)
-        average.update(model, step)
-        for example, loss in zip(examples, each.tolist()):
-            losses.setdefault(example.given, []).append(loss)
 
         start = done = step + 1
         spent = before + log.seconds() - began
         over = done == recipe.steps or _share_done(recipe, done, spent) >= 1.0
         if done % recipe.log_every == 0 or over:
             means = {name: float(np.mean(losses[name])) for name in GIVEN if name in losses}
-            log.line(done, {**means, "gradient": float(norm), "rate": rate, "seconds": spent})
+            log.line(done, {**means, **updates.skipped(), "gradient": float(norm), "rate": rate,
+                            "seconds": spent})  # fmt: skip
             losses = {}
         if done % recipe.checkpoint_every == 0 or over:
             save_state(checkpoint, done, model, average, optimizer, facts={"seconds": repr(spent)})

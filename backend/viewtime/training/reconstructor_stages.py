@@ -162,7 +162,7 @@ def _train_stage(
         parameter.grad = torch.zeros_like(parameter)
     log = common.Log(folder / "log.txt", stage.steps, start)
     sums: dict[str, float] = {}
-    counted, before = 0, spent
+    counted, before, updates = 0, spent, common.Updates()
     stream = _stream(recipe, number, start, accelerator)
     for step in range(start, stage.steps):
         done_share = _share_done(stage, step, spent)
@@ -177,10 +177,13 @@ def _train_stage(
             parts = _picture_step(recipe, stage, wrapped, model, accelerator, distance,
                                   next(stream))  # fmt: skip
         norm = accelerator.clip_grad_norm_(parameters, recipe.gradient_limit)
-        if bool(torch.isfinite(norm)):
+        if updates.sound(norm, step + 1):
             optimizer.step()
             if average is not None:
                 average.update(wrapped, step)
+            counted += 1
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value
         optimizer.zero_grad(set_to_none=False)
 
         done = step + 1
@@ -189,14 +192,11 @@ def _train_stage(
             clock = torch.tensor(spent, device=accelerator.device)
             spent = float(accelerator.reduce(clock, "mean"))
         over = done == stage.steps or _share_done(stage, done, spent) >= 1.0
-        counted += 1
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + value
         if accelerator.is_main_process and (done % recipe.log_every == 0 or over):
             means = {k: v / counted for k, v in sums.items()}
             minutes_left = stage.minutes - spent / 60 if math.isfinite(stage.minutes) else None
             extra = {} if minutes_left is None else {"at_most": f"{max(minutes_left, 0):.0f}min"}
-            log.line(done, {**means, "gradient": float(norm), "rate": rate,
+            log.line(done, {**means, **updates.skipped(), "gradient": float(norm), "rate": rate,
                             "seconds": spent, **extra})  # fmt: skip
             sums, counted = {}, 0
         if done % recipe.sample_every == 0 or over:
