@@ -10,6 +10,7 @@ import json
 import math
 import multiprocessing
 import queue
+import re
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from viewtime_formats.atomic import atomic_path
 from viewtime_formats.errors import ViewtimeError
 
 Example = TypeVar("Example")
@@ -148,6 +150,23 @@ class Log:
         print(text, flush=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
+
+
+_STEP = re.compile(r'(?:step=|\{"step": )(\d+)')
+
+
+def forget_after(step: int, *paths: Path) -> None:
+    """Drop the lines of logs (log.txt, *.jsonl) that say of steps after `step`, and a last one that
+    a kill cut short. A training that goes on from that step writes them again."""
+    for path in paths:
+        if not path.exists():
+            continue
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        steps = [(line, _STEP.match(line)) for line in lines if line.endswith("\n")]
+        kept = [line for line, found in steps if found is None or int(found[1]) <= step]
+        if len(kept) < len(lines):
+            with atomic_path(path) as part:
+                part.write_text("".join(kept), encoding="utf-8")
 
 
 class Updates:

@@ -173,9 +173,10 @@ def train(recipe: FineTuning) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     if checkpoint.exists():
         start = load_state(checkpoint, wrapped, average, optimizer)
-    log = (
-        common.Log(folder / "log.txt", recipe.steps, start) if accelerator.is_main_process else None
-    )
+    log = None
+    if accelerator.is_main_process:
+        common.forget_after(start, folder / "log.txt")
+        log = common.Log(folder / "log.txt", recipe.steps, start)
     losses: list[float] = []
     updates = common.Updates()
     for step in range(start, recipe.steps):

@@ -216,6 +216,7 @@ def train(recipe: Recipe) -> Path:
     if checkpoint.exists():
         start = load_state(checkpoint, model, average, optimizer)
         before = seconds_taken(checkpoint)
+    common.forget_after(start, folder / "log.txt", folder / "evaluation.jsonl")
     log = common.Log(folder / "log.txt", recipe.steps, start)
     stream = _batches(recipe, start)  # its processes start while the report is prepared
     report = generator_report.Report(folder, recipe.held_out, recipe.size, recipe.bfloat16)

@@ -158,6 +158,8 @@ def _train_stage(
     if checkpoint.exists():
         start = load_state(checkpoint, wrapped, average, optimizer)
         spent = seconds_taken(checkpoint)
+    if accelerator.is_main_process:
+        common.forget_after(start, folder / "log.txt", folder / "held_out.jsonl")
     for parameter in parameters:  # what a batch does not use has a gradient of zero
         parameter.grad = torch.zeros_like(parameter)
     log = common.Log(folder / "log.txt", stage.steps, start)

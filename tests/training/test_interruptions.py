@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step whose gradient is not finite changes nothing, is told, and is not repeated for ever."""
+"""What all trainings share: a step without a finite gradient changes nothing and is told, and what
+was written between a checkpoint and a kill is not written twice."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import pytest
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 from viewtime.training import common, fine_tuning, generator, reconstructor_stages
 from viewtime.training.reconstructor_recipe import Recipe
+from viewtime.training.samples import read_losses
 
 TINY = {
     "dim": 16, "depth": 4, "heads": 2, "camera_heads": 2, "head_channels": [8, 8, 8, 8],
@@ -24,14 +27,14 @@ def reconstructor(folder, steps=4, **other):
     return reconstructor_stages.train(Recipe.from_dict({
         "folder": str(folder), "stages": [stage], "model": TINY, "height": 16, "width": 16,
         "precision": "no", "held_out": 1, "average": 0.9, "log_every": 1, "checkpoint_every": 2,
-        "static": ["objects"], **other,
+        "sample_every": 3, "static": ["objects"], **other,
     }))  # fmt: skip
 
 
 def small_generator(folder, steps=4):
     return generator.train(generator.Recipe(
         folder=str(folder), layers=1, heads=1, ffn=32, features=4, context=4, size=32, tokens=64,
-        steps=steps, warm_up=1, checkpoint_every=2, log_every=1, evaluate_every=100, held_out=1,
+        steps=steps, warm_up=1, checkpoint_every=2, log_every=1, evaluate_every=3, held_out=1,
         bfloat16=False, beside=False,
     ))  # fmt: skip
 
@@ -118,3 +121,42 @@ def test_one_killed_after_a_checkpoint_of_skipped_steps_alone_goes_on(
     )
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+# ---- kills between checkpoints -------------------------------------------------------------------
+
+
+def test_lines_after_a_step_are_dropped_and_one_that_was_cut_short(tmp_path):
+    log, judged, absent = (tmp_path / name for name in ("log.txt", "held.jsonl", "none.txt"))
+    log.write_text(
+        "a person's note\nstep=9/20 loss=1\nstep=10/20 loss=1\nstep=11/20 loss=1\nstep=1"
+    )
+    judged.write_text('{"step": 4, "psnr": 1.0}\n{"step": 12, "psnr": 2.0}\n')
+    common.forget_after(10, log, judged, absent)
+    assert log.read_text() == "a person's note\nstep=9/20 loss=1\nstep=10/20 loss=1\n"
+    assert judged.read_text() == '{"step": 4, "psnr": 1.0}\n'
+    assert sorted(tmp_path.iterdir()) == [judged, log]  # no part is left, nothing was made
+    before = log.stat().st_mtime_ns
+    common.forget_after(10, log)
+    assert log.stat().st_mtime_ns == before  # nothing to drop, nothing written
+
+
+@pytest.mark.parametrize("train, place, part", TRAININGS)
+def test_steps_between_the_checkpoint_and_a_kill_are_told_once(
+    tmp_path, monkeypatch, train, place, part
+):
+    """Checkpoint at 2, log at 3, held-out scores at 3 where there are any, a kill in step 4."""
+    with monkeypatch.context() as patch:
+        spoil(patch, place, set(), kill=4)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path)
+    log = tmp_path / part / "log.txt"
+    assert log.read_text().count("step=3/4") == 1
+    train(tmp_path)
+    lines = log.read_text().splitlines()
+    assert [line.split("/")[0] for line in lines] == [f"step={n}" for n in (1, 2, 3, 4)]
+    if train is not small_generator:  # which has a loss for each way of conditioning
+        assert read_losses(log)[0].tolist() == [1, 2, 3, 4]
+    for judged in (tmp_path / part).glob("*.jsonl"):
+        steps = [json.loads(line)["step"] for line in judged.read_text().splitlines()]
+        assert steps == [3, 4]
