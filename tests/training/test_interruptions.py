@@ -160,3 +160,22 @@ def test_steps_between_the_checkpoint_and_a_kill_are_told_once(
     for judged in (tmp_path / part).glob("*.jsonl"):
         steps = [json.loads(line)["step"] for line in judged.read_text().splitlines()]
         assert steps == [3, 4]
+
+
+@pytest.mark.parametrize("train, place", [
+    (reconstructor, (reconstructor_stages, "write_report")),
+    (small_generator, (generator, "save_generator")),
+    (fine_tuned, (fine_tuning, "save_generator")),
+])  # fmt: skip
+def test_one_killed_while_it_writes_its_last_weights_writes_them_again(
+    tmp_path, monkeypatch, train, place
+):
+    def killed(*_args, **_named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, steps=2)
+    weights = train(tmp_path, steps=2)
+    assert (weights / "config.json").exists()

@@ -206,11 +206,12 @@ def train(recipe: FineTuning) -> Path:
             log.line(done, {**mean, **updates.skipped(), "gradient": float(norm), "frames":
                             recipe.frames_at(step), "seconds": log.seconds()})  # fmt: skip
             losses = []
+        if done % recipe.sample_every == 0 or done == recipe.steps:
+            _report(recipe, folder, generator, wrapped, average, mixture, accelerator)
+        # Last, so that a kill before it has all of this done again.
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             save_state(checkpoint, done, wrapped, average, optimizer,
                        write=accelerator.is_main_process)  # fmt: skip
-        if done % recipe.sample_every == 0 or done == recipe.steps:
-            _report(recipe, folder, generator, wrapped, average, mixture, accelerator)
         accelerator.wait_for_everyone()
     accelerator.end_training()
     return folder / "weights"

@@ -249,13 +249,14 @@ def train(recipe: Recipe) -> Path:
             log.line(done, {**means, **updates.skipped(), "gradient": float(norm), "rate": rate,
                             "seconds": spent})  # fmt: skip
             losses = {}
-        if done % recipe.checkpoint_every == 0 or over:
-            save_state(checkpoint, done, model, average, optimizer, facts={"seconds": repr(spent)})
         if done % recipe.evaluate_every == 0 or over:
             average.swap(model)
             save_generator(folder / "weights", model, dtype=torch.float16)
             report.write(model, done, spent)
             average.swap(model)
+        # Last, so that a kill before it has all of this done again.
+        if done % recipe.checkpoint_every == 0 or over:
+            save_state(checkpoint, done, model, average, optimizer, facts={"seconds": repr(spent)})
     return folder / "weights"
 
 
