@@ -47,6 +47,9 @@ PREFIXES = {
     ),
 }
 
+PARTS = ("loss", "mse", "perceptual", "depth", "sky", "camera")
+"""What the log says of a step, as far as a stage has it."""
+
 
 def choose_parameters(model: Reconstructor, stage: Stage) -> list[torch.nn.Parameter]:
     """Freeze all that a stage leaves as it is; those that train.
@@ -293,13 +296,13 @@ def _picture_step(
 
 
 def _shared(values: dict[str, float], accelerator: Any) -> dict[str, float]:
-    """Means over all processes of what all of them have."""
+    """The loss and its PARTS, each the mean over those processes that have it: one may draw a scene
+    whose depth nobody knows, or be given its cameras."""
     if accelerator.num_processes == 1:
         return values
-    loss: Tensor = accelerator.reduce(
-        torch.tensor(values["loss"], device=accelerator.device), "mean"
-    )
-    return {**values, "loss": float(loss)}
+    rows = [[values.get(name, 0.0) for name in PARTS], [float(name in values) for name in PARTS]]
+    sums, counts = accelerator.reduce(torch.tensor(rows, device=accelerator.device), "sum").tolist()
+    return {name: sums[n] / counts[n] for n, name in enumerate(PARTS) if counts[n]}
 
 
 def _report(
