@@ -122,7 +122,9 @@ def constant_depth(scene: HeldOut) -> np.ndarray:
         seen = depth[np.isfinite(depth)]
         plane = np.full_like(depth[:1], np.median(seen) if seen.size else 1.0)
         steps = [
-            fuse_views(frame.transpose(1, 2, 0)[None], plane, [scene.rig.cameras[near]])
+            fuse_views(
+                frame.transpose(1, 2, 0)[None], plane, [scene.rig.cameras[near]], refit=False
+            )
             for frame in scene.sources.frames[near]
         ]
         colour = scene.sources.frames[near].mean((0, 2, 3))
