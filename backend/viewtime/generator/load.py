@@ -110,6 +110,7 @@ def load_generator(
     device = torch.device(device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     _require_weights(folder / "transformer")
+    _require_whole_links(folder)
     if config is None:
         own = folder / "config.json"
         config = read_config(own) if own.is_file() else STOCK
@@ -207,6 +208,16 @@ def _require_weights(folder: Path) -> None:
         )
     if not any(folder.glob("*.safetensors")):
         raise GeneratorError(f"{folder}: no .safetensors weights (other formats are not read)")
+
+
+def _require_whole_links(folder: Path) -> None:
+    """A part that is a link to nothing would pass for one that was never there."""
+    for part in (folder / name for name in ("vae", "text_encoder", "tokenizer")):
+        if part.is_symlink() and not part.exists():
+            raise GeneratorError(
+                f"{part}: is a link to {part.readlink()}, which is not there any more; put that "
+                "folder back, or its files here"
+            )
 
 
 def _added_parts(model: ViewTimeTransformer) -> dict[str, torch.nn.Module]:

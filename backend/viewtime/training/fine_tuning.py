@@ -19,13 +19,14 @@ from torch import Tensor
 
 from viewtime.generator.codec import PixelCodec, WanCodec
 from viewtime.generator.conditioning import Conditions
-from viewtime.generator.load import Generator, load_generator, save_generator
+from viewtime.generator.load import Generator, load_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
 from viewtime.training import common
 from viewtime.training.checkpoints import load_state, save_state
 from viewtime.training.flow import draw, flow_loss
 from viewtime.training.mixture import Mixture, TrainingGrid
 from viewtime.training.samples import write_loss_plot, write_sample_sheet
+from viewtime.training.weights import write_weights
 
 FRESH = "fresh"
 TRAINABLE = ("self_attention", "all")
@@ -311,7 +312,7 @@ def _report(
     # Sharded weights have to be gathered by all processes; the first one writes.
     state = accelerator.get_state_dict(wrapped)
     if accelerator.is_main_process:
-        save_generator(folder / "weights", generator.model, state=state)
+        write_weights(folder / "weights", generator.model, base=generator.folder, state=state)
         write_loss_plot(folder / "log.txt", folder / "loss.png")
         if accelerator.distributed_type != "FSDP":
             write_sample_sheet(
