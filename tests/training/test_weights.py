@@ -8,11 +8,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from viewtime.generator import generate, load_generator
 from viewtime.generator.codec import WanCodec
 from viewtime.generator.errors import GeneratorError
+from viewtime.generator.load import save_generator
+from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
 from viewtime.grid import FrameGrid
+from viewtime.training import generator as small
 from viewtime.training import weights as weights_module
 from viewtime.training.fine_tuning import FineTuning, train
 
@@ -52,7 +57,7 @@ def test_on_another_disk_the_text_encoder_is_linked_to_and_the_rest_copied(
 
     monkeypatch.setattr(weights_module, "_hard_link", refuse)
     weights = tmp_path / "weights"
-    weights_module.write_weights(weights, load_generator(wan_base).model, base=wan_base)
+    weights_module.write_weights(weights, load_generator(wan_base).model, 1, base=wan_base)
     assert (weights / "text_encoder").is_symlink() and not (weights / "vae").is_symlink()
     assert load_generator(weights).takes_text
     wan_base.rename(tmp_path / "away")
@@ -67,7 +72,80 @@ def test_links_of_the_hubs_cache_are_followed(wan_base, tmp_path):
     config.rename(blob)
     config.symlink_to(os.path.relpath(blob, config.parent))
     weights_module.write_weights(
-        tmp_path / "weights", load_generator(wan_base).model, base=wan_base
+        tmp_path / "weights", load_generator(wan_base).model, 1, base=wan_base
     )
     linked = tmp_path / "weights" / "vae" / "config.json"
     assert not linked.is_symlink() and linked.samefile(blob)
+
+
+# ---- kills ---------------------------------------------------------------------------------------
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def train_wan_like(tmp_path, name):
+    """A fine-tuning with pixels for latents, which takes no time."""
+    torch.manual_seed(3)
+    transformer = new_transformer(layers=1, heads=1, head_dim=24, ffn=32)
+    save_generator(
+        tmp_path / "base", ViewTimeTransformer(transformer, GeneratorConfig(text_tokens=0))
+    )
+    return train(FineTuning.from_dict(wan_settings(tmp_path / "base", tmp_path / name)))
+
+
+def train_small(tmp_path, name):
+    recipe = small.Recipe(
+        folder=str(tmp_path / name), layers=1, heads=1, ffn=32, features=4, context=4, size=32,
+        tokens=64, steps=2, log_every=1, evaluate_every=100, held_out=1, bfloat16=False,
+        beside=False,
+    )  # fmt: skip
+    return small.train(recipe)
+
+
+@pytest.mark.parametrize("run", [train_wan_like, train_small])
+@pytest.mark.parametrize("left", ["nothing", "a torn part", "weights of before"])
+def test_killed_after_the_last_checkpoint_it_still_writes_its_weights(tmp_path, run, left):
+    weights = run(tmp_path, "run")
+    written = load_file(weights / WEIGHTS)
+    if left == "weights of before":
+        (weights / "training.json").write_text('{"steps": 0}')
+        (weights / "config.json").write_text("stale")
+    else:
+        shutil.rmtree(weights)
+    if left == "a torn part":
+        (tmp_path / "run" / "weights.part").mkdir()
+        (tmp_path / "run" / "weights.part" / "torn.safetensors").write_bytes(b"")
+    again = run(tmp_path, "run")
+    found = load_file(again / WEIGHTS)
+    assert all(torch.equal(found[key], written[key]) for key in written)
+    load_generator(again)
+    assert (
+        not list((tmp_path / "run").glob("weights.*")) and not (again / "torn.safetensors").exists()
+    )
+
+
+def test_a_finished_training_leaves_its_weights_alone(tmp_path):
+    weights = train_small(tmp_path, "run")
+    before = (weights / WEIGHTS).stat()
+    train_small(tmp_path, "run")
+    assert (weights / WEIGHTS).stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_kill_while_the_weights_are_written_leaves_the_old_ones(tmp_path, monkeypatch):
+    torch.manual_seed(3)
+    transformer = new_transformer(layers=1, heads=1, head_dim=24, ffn=32)
+    model = ViewTimeTransformer(transformer, GeneratorConfig(text_tokens=0))
+    weights = tmp_path / "weights"
+    weights_module.write_weights(weights, model, 1)
+
+    def killed(folder, *_, **__):
+        folder.mkdir()
+        (folder / "config.json").write_text("half of i")
+        raise KeyboardInterrupt
+
+    weights.rename(tmp_path / "weights.before")  # and one before it, between two names
+    monkeypatch.setattr(weights_module, "save_generator", killed)
+    with pytest.raises(KeyboardInterrupt):
+        weights_module.write_weights(weights, model, 2)
+    assert weights_module.weights_step(weights) == 1
+    load_generator(weights)

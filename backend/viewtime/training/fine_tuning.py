@@ -26,7 +26,7 @@ from viewtime.training.checkpoints import load_state, save_state
 from viewtime.training.flow import draw, flow_loss
 from viewtime.training.mixture import Mixture, TrainingGrid
 from viewtime.training.samples import write_loss_plot, write_sample_sheet
-from viewtime.training.weights import write_weights
+from viewtime.training.weights import weights_step, write_weights
 
 FRESH = "fresh"
 TRAINABLE = ("self_attention", "all")
@@ -207,13 +207,19 @@ def train(recipe: FineTuning) -> Path:
             log.line(done, {**mean, **updates.skipped(), "gradient": float(norm), "frames":
                             recipe.frames_at(step), "seconds": log.seconds()})  # fmt: skip
             losses = []
-        if done % recipe.sample_every == 0 or done == recipe.steps:
-            _report(recipe, folder, generator, wrapped, average, mixture, accelerator)
+        if done % recipe.sample_every == 0 and done < recipe.steps:
+            _report(recipe, done, generator, wrapped, average, mixture, accelerator)
         # Last, so that a kill before it has all of this done again.
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             save_state(checkpoint, done, wrapped, average, optimizer,
                        write=accelerator.is_main_process)  # fmt: skip
         accelerator.wait_for_everyone()
+    # Also where a training that was killed here goes on with no step left to do.
+    trained = max(start, recipe.steps)
+    late = torch.tensor(float(weights_step(folder / "weights") != trained))
+    if float(accelerator.reduce(late.to(accelerator.device), "sum")):  # all of them, or none
+        _report(recipe, trained, generator, wrapped, average, mixture, accelerator)
+    accelerator.wait_for_everyone()
     accelerator.end_training()
     return folder / "weights"
 
@@ -303,16 +309,17 @@ def _share(batch: int, processes: int, index: int) -> list[int]:
 
 
 def _report(
-    recipe: FineTuning, folder: Path, generator: Generator, wrapped: Any,
+    recipe: FineTuning, step: int, generator: Generator, wrapped: Any,
     average: common.Average | None, mixture: Mixture, accelerator: Any,
 ) -> None:  # fmt: skip
     """weights/, sheet.png and loss.png, with the averaged weights where there are any."""
+    folder = Path(recipe.folder)
     if average is not None:
         average.swap(wrapped)
     # Sharded weights have to be gathered by all processes; the first one writes.
     state = accelerator.get_state_dict(wrapped)
     if accelerator.is_main_process:
-        write_weights(folder / "weights", generator.model, base=generator.folder, state=state)
+        write_weights(folder / "weights", generator.model, step, base=generator.folder, state=state)
         write_loss_plot(folder / "log.txt", folder / "loss.png")
         if accelerator.distributed_type != "FSDP":
             write_sample_sheet(

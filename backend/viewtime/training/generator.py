@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from viewtime.generator.conditioning import source
-from viewtime.generator.load import load_generator, save_generator
+from viewtime.generator.load import load_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
 from viewtime.generator.sampler import pin_known
 from viewtime.training import common, fine_tuning, generator_report
@@ -32,6 +32,7 @@ from viewtime.training.examples import (
     half,
     training_example,
 )
+from viewtime.training.weights import weights_step, write_weights
 
 PATCH = 8  # pixels
 T_MAX = 16  # position stride between views
@@ -249,15 +250,26 @@ def train(recipe: Recipe) -> Path:
             log.line(done, {**means, **updates.skipped(), "gradient": float(norm), "rate": rate,
                             "seconds": spent})  # fmt: skip
             losses = {}
-        if done % recipe.evaluate_every == 0 or over:
-            average.swap(model)
-            save_generator(folder / "weights", model, dtype=torch.float16)
-            report.write(model, done, spent)
-            average.swap(model)
+        if done % recipe.evaluate_every == 0 and not over:
+            _write_average(folder, model, average, report, done, spent)
         # Last, so that a kill before it has all of this done again.
         if done % recipe.checkpoint_every == 0 or over:
             save_state(checkpoint, done, model, average, optimizer, facts={"seconds": repr(spent)})
+    # Also where a training that was killed here goes on with no step left to do.
+    if weights_step(folder / "weights") != start:
+        _write_average(folder, model, average, report, start, spent)
     return folder / "weights"
+
+
+def _write_average(
+    folder: Path, model: ViewTimeTransformer, average: common.Average,
+    report: generator_report.Report, step: int, spent: float,
+) -> None:  # fmt: skip
+    """The averaged weights, how good they are, and a picture of it."""
+    average.swap(model)
+    report.write(model, step, spent)
+    write_weights(folder / "weights", model, step, dtype=torch.float16)
+    average.swap(model)
 
 
 def _share_done(recipe: Recipe, step: int, spent: float) -> float:
