@@ -19,7 +19,7 @@ from viewtime.generator.conditioning import Conditions
 from viewtime.generator.load import Generator, load_generator, save_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
 from viewtime.training import common
-from viewtime.training.fine_tuning import FineTuning, Phase, choose_parameters, train
+from viewtime.training.fine_tuning import FineTuning, Phase, choose_parameters, clip_gradient, train
 from viewtime.training.flow import draw, flow_loss
 from viewtime.training.mixture import KINDS, PAPER_SHARES, Mixture
 from viewtime.training.samples import read_losses
@@ -207,6 +207,69 @@ def test_a_sharded_training_is_saved_whole_and_goes_on_exactly(tmp_path):
     saved = load_file(state)
     assert saved["model.0.weight"].shape == (8, 6)  # whole, not a shard
     assert saved["optimizer.step.0.weight"].item() == 3
+
+
+SHARDED_TRAINING = """
+import json, sys, accelerate, torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from viewtime.generator.model import ViewTimeTransformer
+from viewtime.training.fine_tuning import FineTuning, train
+
+class Sharded(accelerate.Accelerator):
+    # FSDP2 as accelerate-fsdp.yaml asks for it; accelerate itself offers it on GPUs alone.
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True,
+            transformer_cls_names_to_wrap=["WanTransformerBlock"], cpu_ram_efficient_loading=False)
+        plugin.set_mixed_precision(self.mixed_precision)
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        AcceleratorState._shared_state.update(
+            fsdp_plugin=plugin, distributed_type=DistributedType.FSDP)
+        self.state.fsdp_plugin, self.state.distributed_type = plugin, DistributedType.FSDP
+
+predict = ViewTimeTransformer.predict
+def checked(self, x, t, conditions, **places):
+    assert x.dtype == t.dtype == conditions.reference.dtype == torch.float32
+    assert type(self).__name__.startswith("FSDP")
+    assert self.transformer.proj_out.weight.dtype == torch.bfloat16
+    return predict(self, x, t, conditions, **places)
+ViewTimeTransformer.predict = checked
+accelerate.Accelerator = Sharded
+train(FineTuning.from_dict(json.loads(sys.argv[1])))
+"""
+
+
+def gradients(run):
+    lines = (run / "log.txt").read_text().splitlines()
+    return [float(line.split("gradient=")[1].split()[0]) for line in lines]
+
+
+def test_a_sharded_training_clips_the_gradient_that_one_process_has(base, tmp_path):
+    """FSDP2 over gloo, in bfloat16: what the model is given stays float32."""
+    (tmp_path / "sharded.py").write_text(SHARDED_TRAINING)
+    short = {"phases": [{"frames": 2, "steps": 3}], "precision": "bf16"}
+    # In a process of its own: accelerate has one precision per process.
+    alone = [sys.executable, "-c", SPREAD, json.dumps(settings(base, tmp_path / "one", **short))]
+    subprocess.run(alone, check=True, capture_output=True)
+    in_two_processes(tmp_path / "sharded.py", json.dumps(settings(base, tmp_path / "two", **short)))
+    assert gradients(tmp_path / "two") == pytest.approx(gradients(tmp_path / "one"), rel=0.03)
+    assert min(gradients(tmp_path / "one")) > 0
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    one, two = (load_file(tmp_path / run / "weights" / weights) for run in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=5e-3, rtol=0, msg=name)
+
+
+def test_a_gradient_above_the_limit_is_scaled_down_to_it():
+    from accelerate import Accelerator
+
+    model = torch.nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    model.weight.grad = torch.full((2, 2), 5.0)
+    assert clip_gradient(Accelerator(cpu=True), model, 1.0).item() == pytest.approx(10.0)
+    assert model.weight.grad.norm().item() == pytest.approx(1.0, rel=1e-4)
 
 
 # ---- what is drawn -------------------------------------------------------------------------------

@@ -114,15 +114,46 @@ class FineTuning:
         return recipe
 
 
+def new_accelerator(precision: str) -> Any:
+    """Accelerate as the launch has it: one process, DDP or FSDP2."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=precision)
+    if accelerator.is_fsdp2 and precision != "no":
+        accelerator.state.fsdp_plugin.mixed_precision_policy = sharded_precision()
+    return accelerator
+
+
+def sharded_precision() -> Any:
+    """FSDP2's policy beside autocast: weights travel as bfloat16, gradients are summed in float32.
+
+    What a module is given stays as it is. Cast like the weights, a flow time of 0.7 would become
+    one of 0.703 (bfloat16 has 8 bits), and the rotary tables would lose as much.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    return MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+
+
 def choose_parameters(model: ViewTimeTransformer, trainable: str) -> list[torch.nn.Parameter]:
     """Freeze all but the self-attention of each block (and what we added); those that train."""
-    chosen = []
     for name, parameter in model.named_parameters():
         ours = not name.startswith("transformer.")
         parameter.requires_grad_(ours or trainable == "all" or ".attn1." in name)
-        if parameter.requires_grad:
-            chosen.append(parameter)
-    return chosen
+    return trained_parameters(model)
+
+
+def trained_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Those that train now. Sharding (FSDP2) puts new ones in their place: ask again after it."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def clip_gradient(accelerator: Any, wrapped: torch.nn.Module, limit: float) -> Tensor:
+    """Clip the gradient of a prepared model to `limit`; its norm before. All processes call it."""
+    norm = accelerator.clip_grad_norm_(trained_parameters(wrapped), limit)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of all shards
 
 
 def batch_of(
@@ -146,21 +177,20 @@ def train(recipe: FineTuning) -> Path:
     Writes train.safetensors (the checkpoint), log.txt, loss.png, sheet.png, weights/.
     Raises TrainingError or GeneratorError where the settings do not fit the checkpoint.
     """
-    from accelerate import Accelerator
-
     folder = Path(recipe.folder)
     # Seeds of grids, noise and times are drawn from the step; this one is for fresh layers.
     torch.manual_seed(recipe.seed)
-    accelerator = Accelerator(mixed_precision=recipe.precision)
+    accelerator = new_accelerator(recipe.precision)
     generator = _open(recipe, accelerator.device)
     model = generator.model.train()
-    parameters = choose_parameters(model, recipe.trainable)
+    choose_parameters(model, recipe.trainable)
     if recipe.checkpointing:
         model.transformer.enable_gradient_checkpointing()
     if recipe.compile:
         model.transformer.compile_repeated_blocks(fullgraph=True)
     optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.peak_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay,
+        trained_parameters(model), lr=recipe.peak_rate, betas=(0.9, 0.99),
+        weight_decay=recipe.weight_decay,
         # On a GPU the usual one makes copies as big as all that trains.
         fused=accelerator.device.type == "cuda",
     )  # fmt: skip
@@ -187,10 +217,11 @@ def train(recipe: FineTuning) -> Path:
             )
         total = torch.zeros((), device=accelerator.device)
         for place in mine:
-            loss = _loss(recipe, generator, wrapped, mixture, prompts, step, place) / len(mine)
+            with accelerator.autocast():
+                loss = _loss(recipe, generator, wrapped, mixture, prompts, step, place) / len(mine)
             accelerator.backward(loss)
             total += loss.detach()
-        norm = accelerator.clip_grad_norm_(parameters, recipe.gradient_limit)
+        norm = clip_gradient(accelerator, wrapped, recipe.gradient_limit)
         loss_of_all = float(accelerator.reduce(total, "mean"))
         sound = updates.sound(norm, step + 1)
         if sound or accelerator.scaler is not None:  # a scaler skips by itself, and learns from it
