@@ -267,6 +267,14 @@ def test_settings_are_read_from_toml_and_unknown_ones_named(tmp_path):
         main([str(tmp_path / "b.json")])
 
 
+def test_without_a_configuration_it_is_the_shipped_small_one(monkeypatch):
+    asked = []
+    monkeypatch.setattr(generator, "train", asked.append)
+    assert main([]) == 0
+    assert asked == [Recipe.from_dict(common.read_settings(generator.SMALL))]
+    assert asked[0].init == "bundled" and asked[0] != Recipe()
+
+
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
     (tmp_path / "train.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
     with pytest.raises(common.TrainingError, match="train.safetensors: not a checkpoint"):

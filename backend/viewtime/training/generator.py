@@ -37,6 +37,8 @@ from viewtime.training.weights import weights_step, write_weights
 PATCH = 8  # pixels
 T_MAX = 16  # position stride between views
 POSITIONS = 1024 // T_MAX  # views that the position table has room for
+SMALL = Path(__file__).parent / "configs" / "generator-small.toml"
+"""What is trained when no configuration is named."""
 ALMOST_RIGHT = 3e-4
 """Mean squared error of latents (41 dB of pixels) from which on better priors count less."""
 
@@ -302,7 +304,7 @@ def _slots(make: Any, slots: range, light: bool, number: int) -> list[GridExampl
 
 def main(arguments: list[str]) -> int:
     """`viewtime train generator [CONFIG]`: this recipe, or `fine_tuning` where a base is named."""
-    settings = common.read_settings(Path(arguments[0])) if arguments else {}
+    settings = common.read_settings(Path(arguments[0]) if arguments else SMALL)
     if "base" in settings:
         return fine_tuning.main(arguments)
     recipe = Recipe.from_dict(settings)
