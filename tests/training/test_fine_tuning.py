@@ -64,12 +64,14 @@ def test_the_papers_config_files_are_recipes():
     configs = Path(viewtime.training.__file__).parent / "configs"
     paper = FineTuning.from_dict(common.read_settings(configs / "generator-paper.toml"))
     assert paper.phases == FineTuning(base="x").phases and paper.batch == 96
-    assert FineTuning.from_dict(common.read_settings(configs / "generator-wan-1.3b.toml")).base
+    wan = FineTuning.from_dict(common.read_settings(configs / "generator-wan-1.3b.toml"))
+    assert wan.base and paper.decay == wan.decay == "none"  # warmed up, then constant
 
 
 @pytest.mark.parametrize("change, words", [
     ({"bases": "x"}, "unknown settings: bases"),
     ({"trainable": "head"}, "trainable is 'head', must be one of self_attention, all"),
+    ({"decay": "linear"}, "decay is 'linear', must be one of cosine, none"),
     ({"precision": "int8"}, "precision is 'int8', must be one of no, bf16, fp16"),
     ({"mixture": {"shares": {"movies": 1.0}}}, "shares: 'movies' must be one of objects"),
     ({"mixture": {"references": {"row": -1.0}}}, "references: row is -1.0, must be 0 or more"),
@@ -102,6 +104,20 @@ def test_only_self_attention_and_what_was_added_trains(base, tmp_path, architect
         assert (tmp_path / "run" / name).stat().st_size > 1000
     steps, losses = read_losses(tmp_path / "run" / "log.txt")
     assert steps.tolist() == [1, 2, 3, 4, 5, 6] and np.isfinite(losses).all()
+
+
+def test_the_rate_of_each_step_is_the_recipes(base, tmp_path, monkeypatch):
+    rates = []
+    stock = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step",
+        lambda self, *a: (rates.append(self.param_groups[0]["lr"]), stock(self, *a))[1],
+    )  # fmt: skip
+    for decay in common.DECAYS:
+        train(FineTuning.from_dict(settings(base, tmp_path / decay, decay=decay, warm_up=2)))
+    cosine, none = rates[:6], rates[6:]
+    assert none == [5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3]
+    assert cosine[:3] == none[:3] and cosine[-1] < 0.3e-3
 
 
 def test_killed_and_started_again_it_ends_in_the_same_weights(base, tmp_path):

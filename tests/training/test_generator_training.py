@@ -284,3 +284,10 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
 def test_the_learning_rate_warms_up_and_ends_low():
     rates = [common.learning_rate(s, peak=1.0, warm_up=10, steps=100) for s in range(100)]
     assert rates[0] == 0.1 and max(rates) == rates[9] == 1.0 and rates[-1] < 0.06
+
+
+def test_without_decay_the_learning_rate_stays_at_its_peak():
+    rates = [
+        common.learning_rate(s, peak=1.0, warm_up=10, steps=100, decay="none") for s in range(100)
+    ]
+    assert rates[0] == 0.1 and set(rates[9:]) == {1.0}

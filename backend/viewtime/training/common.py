@@ -44,10 +44,18 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def learning_rate(step: int, *, peak: float, warm_up: int, steps: int, end: float = 0.05) -> float:
-    """Linear warm-up, then a cosine down to end * peak at the last step."""
+DECAYS = ("cosine", "none")
+
+
+def learning_rate(
+    step: int, *, peak: float, warm_up: int, steps: int, end: float = 0.05, decay: str = "cosine"
+) -> float:
+    """Linear warm-up, then a cosine down to end * peak at the last step, or with decay "none" the
+    peak to the end."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
+    if decay == "none":
+        return peak
     done = min((step - warm_up) / max(steps - warm_up, 1), 1.0)
     return peak * (end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done)))
 

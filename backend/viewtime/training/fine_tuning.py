@@ -43,13 +43,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Settings; the defaults are the paper's. A config file gives those that differ.
+    """Settings; the defaults are the paper's, but for `decay`, whose "none" its config file says
+    (the tables' trainings take the default). A config file gives those that differ.
 
     base: a checkpoint's folder, as `load_generator` takes it, or FRESH for a new small model with
       pixels for latents, whose sizes `fresh` gives (see `new_transformer`). model: what to make of
       it, as GeneratorConfig has it (architecture, positions, references, ...). trainable: one of
       TRAINABLE; what an architecture adds is trained in any case.
-    batch: grids per step, over all processes. height, width: pixels. shift: of the flow's time.
+    batch: grids per step, over all processes. decay: of the learning rate after its warm-up, one of
+      `common.DECAYS`. height, width: pixels. shift: of the flow's time.
     average: decay of the averaged weights, 0 = none. drop_text: share of grids whose prompt is
       left out, so that there is something to guide away from.
     mixture: settings of `Mixture`. compile, checkpointing: faster, and less memory for more time.
@@ -67,6 +69,7 @@ class FineTuning:
     batch: int = 96
     peak_rate: float = 1e-4
     warm_up: int = 500
+    decay: str = "cosine"
     weight_decay: float = 0.01
     gradient_limit: float = 1.0
     average: float = 0.999
@@ -106,7 +109,11 @@ class FineTuning:
         if "phases" in values:
             values["phases"] = tuple(Phase(**phase) for phase in values["phases"])
         recipe = cls(**values)
-        for name, allowed in (("trainable", TRAINABLE), ("precision", PRECISIONS)):
+        for name, allowed in (
+            ("trainable", TRAINABLE),
+            ("precision", PRECISIONS),
+            ("decay", common.DECAYS),
+        ):
             if getattr(recipe, name) not in allowed:
                 raise common.TrainingError(
                     f"{name} is {getattr(recipe, name)!r}, must be one of {', '.join(allowed)}"
@@ -213,8 +220,9 @@ def train(recipe: FineTuning) -> Path:
     for step in range(start, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = common.learning_rate(
-                step, peak=recipe.peak_rate, warm_up=recipe.warm_up, steps=recipe.steps
-            )
+                step, peak=recipe.peak_rate, warm_up=recipe.warm_up, steps=recipe.steps,
+                decay=recipe.decay,
+            )  # fmt: skip
         total = torch.zeros((), device=accelerator.device)
         for place in mine:
             with accelerator.autocast():
