@@ -321,6 +321,18 @@ def test_shares_and_references_are_drawn_as_asked():
     assert np.array_equal(again.frames, grids[7].frames)
 
 
+def test_only_the_papers_own_config_freezes_the_first_time_alone():
+    configs = Path(common.__file__).parent / "configs"
+    for name, anywhere in (("paper", False), ("wan-1.3b", True)):
+        recipe = FineTuning.from_dict(common.read_settings(configs / f"generator-{name}.toml"))
+        mixture = Mixture(**{**recipe.mixture, "references": {"column": 1.0}})
+        drawn = [
+            mixture.draw_references("objects", np.random.default_rng(n), 2, 5) for n in range(40)
+        ]
+        found = {int(np.flatnonzero(known.all(axis=0))[0]) for known in drawn}
+        assert found == (set(range(5)) if anywhere else {0})
+
+
 def test_views_of_a_transformed_video_share_its_motion():
     """Every view is a homography of one video: where nothing moves there, nothing moves here."""
     grid = drawn_grids(1, shares={"homography": 1.0}, references={"none": 1.0}, reverse=0.0)[0]
