@@ -72,7 +72,7 @@ def test_the_papers_config_files_are_recipes():
     ({"bases": "x"}, "unknown settings: bases"),
     ({"trainable": "head"}, "trainable is 'head', must be one of self_attention, all"),
     ({"decay": "linear"}, "decay is 'linear', must be one of cosine, none"),
-    ({"precision": "int8"}, "precision is 'int8', must be one of no, bf16, fp16"),
+    ({"precision": "fp16"}, "precision is 'fp16', must be one of no, bf16$"),
     ({"mixture": {"shares": {"movies": 1.0}}}, "shares: 'movies' must be one of objects"),
     ({"mixture": {"references": {"row": -1.0}}}, "references: row is -1.0, must be 0 or more"),
     ({"width": 20}, "frames of 20 x 16 px must be multiples of 8 x 8"),

@@ -30,7 +30,8 @@ from viewtime.training.weights import weights_step, write_weights
 
 FRESH = "fresh"
 TRAINABLE = ("self_attention", "all")
-PRECISIONS = ("no", "bf16", "fp16")
+PRECISIONS = ("no", "bf16")
+"""fp16 would want its gradients scaled, and the scale in the checkpoint; bf16 does without."""
 
 
 @dataclass(frozen=True)
