@@ -195,6 +195,21 @@ def test_several_workers_make_what_one_makes(tmp_path):
         np.testing.assert_allclose(sorted(found), sorted(expected), atol=1e-4)
 
 
+def test_more_workers_than_examples_in_a_batch_are_refused():
+    assert Recipe.from_dict({"workers": 3, "batch": 3}).workers == 3
+    with pytest.raises(common.TrainingError, match="workers is 4, must be at most batch.* is 3"):
+        Recipe.from_dict({"workers": 4, "batch": 3})
+
+
+def test_as_many_workers_start_as_are_asked_for(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(common, "examples", lambda make, *_, **__: started.append(make) or iter(()))
+    path = Path(generator.__file__).parent / "configs" / "generator-small-gpu.toml"
+    recipe = Recipe.from_dict(common.read_settings(path))
+    list(_batches(recipe, 0))
+    assert len(started) == recipe.workers == 8
+
+
 @pytest.mark.parametrize("name", ["generator-small", "generator-small-gpu"])
 def test_the_shipped_recipes_run_at_a_tiny_size(tmp_path, name):
     """And go on where they were; the one for a GPU with rays cast by torch, by several workers."""

@@ -53,7 +53,8 @@ class Recipe:
     tokens: bound on tokens per example; batch: examples of one shape per step. reuse: steps that
     take their windows from the same grids, as grids take time to make. minutes: the training ends
     by the clock where this comes before `steps`, its learning rate at its lowest either way.
-    beside: make examples in a second process; workers: in so many more. cast_on: "numba" or the
+    beside: make examples in a second process; workers: in so many, at most `batch` (each makes the
+    same places of every batch, whose grids it can then use again). cast_on: "numba" or the
     torch device that casts the rays. device: where the model trains.
     """
 
@@ -104,6 +105,11 @@ class Recipe:
         if strange or any(share < 0 for share in recipe.shares.values()):
             raise common.TrainingError(
                 f"shares is {recipe.shares}, must be numbers of 0 or more for {', '.join(GIVEN)}"
+            )
+        if recipe.workers > recipe.batch:
+            raise common.TrainingError(
+                f"workers is {recipe.workers}, must be at most batch, which is {recipe.batch}: "
+                "each makes at least one example of every batch"
             )
         return recipe
 
@@ -285,7 +291,7 @@ def _batches(recipe: Recipe, start: int) -> Iterator[list[GridExample]]:
         training_example, seed=recipe.seed, size=recipe.size, tokens=recipe.tokens, patch=PATCH,
         reuse=recipe.reuse, shares=recipe.shares, cast_on=recipe.cast_on,
     )  # fmt: skip
-    workers = min(recipe.workers or 1, recipe.batch)
+    workers = recipe.workers or 1
     streams = [
         common.examples(
             partial(_slots, make, range(first, recipe.batch, workers), recipe.workers > 0),
