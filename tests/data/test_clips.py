@@ -2,12 +2,14 @@
 """Training clips from folders of scenes: shape, order, determinism, and what each kind shows."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from viewtime.data.readers import scenes_in, training_clip
+from viewtime.data.readers import captioned_clip, read_caption, scenes_in, training_clip
+from viewtime.training.common import TrainingError
 from viewtime.training.mixture import Mixture
 from viewtime_formats.errors import CaptureError
 
@@ -112,3 +114,56 @@ def test_the_mixture_draws_from_datasets(dataset, still):
         assert abs(grid.frames[:, :, 2].mean() * 255 - 200) < 3  # the blue of every picture here
         kinds.add(grid.kind)
     assert kinds == {"objects", "static"}
+
+
+# ---- captions ------------------------------------------------------------------------------------
+
+
+def test_a_scene_is_said_to_show_what_its_files_say(tmp_path):
+    written.pictures(tmp_path / "a", 2, 3)
+    (tmp_path / "a" / "prompt.txt").write_text("a red\n  cat \n")
+    written.transforms(_made(tmp_path / "b"), 2, 3)
+    transforms = tmp_path / "b" / "transforms.json"
+    values = json.loads(transforms.read_text())
+    transforms.write_text(json.dumps({**values, "prompt": "two balls"}))
+    written.pictures(tmp_path / "c", 2, 3)
+    assert [Path(s).name for s in scenes_in(str(tmp_path))] == ["a", "b", "c"]
+    said = {Path(s).name: read_caption(s) for s in scenes_in(str(tmp_path))}
+    assert said == {"a": "a red cat", "b": "two balls", "c": ""}
+    mixture = Mixture(
+        {"objects": 1.0}, datasets={"objects": [str(tmp_path)]},
+        captions={str(tmp_path): "something"},
+    )  # fmt: skip
+    assert mixture.prompts() == {"", "a red cat", "two balls", "something"}
+    shape = dict(seed=0, views=2, times=3, height=8, width=8)
+    drawn = {mixture.grid(n, **shape).prompt for n in range(20)}
+    assert drawn == {"a red cat", "two balls", "something"}
+
+
+def test_a_clip_comes_with_the_caption_of_its_own_scene(tmp_path):
+    for name, views in (("two", 2), ("four", 4)):
+        written.pictures(tmp_path / name, views, 3)
+        (tmp_path / name / "prompt.txt").write_text(name)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        assert captioned_clip(str(tmp_path), rng, 3, 2, 15, 20, "objects")[1] == "four"
+
+
+def test_a_scene_that_is_a_file_has_its_caption_beside(tmp_path):
+    for name in ("clip.mp4", "other.mp4"):
+        (tmp_path / name).touch()
+    (_made(tmp_path / "clip") / "prompt.txt").write_text("its own")
+    (tmp_path / "prompt.txt").write_text("for all")
+    assert read_caption(str(tmp_path / "clip.mp4")) == "its own"
+    assert read_caption(str(tmp_path / "other.mp4")) == "for all"
+
+
+def test_captions_that_are_none_are_refused_by_name(tmp_path):
+    (tmp_path / "prompt.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CaptureError, match="prompt.txt: is not text in UTF-8"):
+        read_caption(str(tmp_path))
+    (_made(tmp_path / "b") / "transforms.json").write_text('{"prompt": 3}')
+    with pytest.raises(CaptureError, match="transforms.json: prompt must be text, is int"):
+        read_caption(str(tmp_path / "b"))
+    with pytest.raises(TrainingError, match="captions: 'elsewhere' is not one of the datasets"):
+        Mixture(captions={"elsewhere": "a cat"})

@@ -21,6 +21,7 @@ from viewtime.generator.codec import PixelCodec, WanCodec
 from viewtime.generator.conditioning import Conditions
 from viewtime.generator.load import Generator, load_generator
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer, new_transformer
+from viewtime.generator.text import encode_each, filled
 from viewtime.training import common
 from viewtime.training.checkpoints import load_state, save_state
 from viewtime.training.flow import draw, flow_loss
@@ -54,7 +55,7 @@ class FineTuning:
     batch: grids per step, over all processes. decay: of the learning rate after its warm-up, one of
       `common.DECAYS`. height, width: pixels. shift: of the flow's time.
     average: decay of the averaged weights, 0 = none. drop_text: share of grids whose prompt is
-      left out, so that there is something to guide away from.
+      left out, so that there is something to guide away from (prompts come with the datasets).
     mixture: settings of `Mixture`. compile, checkpointing: faster, and less memory for more time.
     """
 
@@ -190,6 +191,8 @@ def train(recipe: FineTuning) -> Path:
     torch.manual_seed(recipe.seed)
     accelerator = new_accelerator(recipe.precision)
     generator = _open(recipe, accelerator.device)
+    mixture = Mixture(**recipe.mixture)
+    prompts = Prompts(generator, mixture.prompts())
     model = generator.model.train()
     choose_parameters(model, recipe.trainable)
     if recipe.checkpointing:
@@ -204,7 +207,6 @@ def train(recipe: FineTuning) -> Path:
     )  # fmt: skip
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     average = common.Average(wrapped, recipe.average) if recipe.average else None
-    mixture, prompts = Mixture(**recipe.mixture), Prompts(generator)
     mine = _share(recipe.batch, accelerator.num_processes, accelerator.process_index)
 
     checkpoint, start = folder / "train.safetensors", 0
@@ -326,17 +328,22 @@ def _own_config(base: str) -> dict[str, Any]:
 
 
 class Prompts:
-    """Embeddings of prompts, each encoded once: the text encoder is big, the prompts are few."""
+    """Embeddings of prompts, all encoded at once: loading the text encoder takes longer than using
+    it, and it is as big as the model. Kept on the CPU, without the zeros that follow a prompt."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, prompts: set[str]) -> None:
         self.generator = generator
         self.known: dict[str, Tensor] = {}
+        if generator.takes_text:
+            assert generator.folder is not None
+            wanted = sorted({"", *prompts})
+            self.known = dict(zip(wanted, encode_each(generator.folder, wanted, generator.device)))
 
     def __getitem__(self, prompt: str) -> Tensor:
-        """(1, L, text_dim)."""
-        if prompt not in self.known:
-            self.known[prompt] = self.generator.encode_text([prompt])
-        return self.known[prompt]
+        """(1, L, text_dim); for a model without a text encoder the same for every prompt."""
+        if not self.known:
+            return self.generator.encode_text([prompt])
+        return filled([self.known[prompt]]).to(self.generator.device)
 
 
 def _share(batch: int, processes: int, index: int) -> list[int]:

@@ -41,7 +41,8 @@ class Mixture:
     references: chances of what is given: both, row (the fixed-view video alone), column (the
       freeze-time video alone), none. Static grids are never given a column: theirs holds the
       answer, and a model that sees it learns to copy (appendix B).
-    datasets: folders of real grids per kind, as `viewtime.data.readers` reads them.
+    datasets: folders of real grids per kind, as `viewtime.data.readers` reads them. captions: by
+      such a folder, what those of its scenes show that say nothing themselves.
     freeze_anywhere: put the freeze time at any time, not only the first.
     """
 
@@ -50,6 +51,7 @@ class Mixture:
         default_factory=lambda: {"both": 0.5, "row": 0.2, "column": 0.2, "none": 0.1}
     )
     datasets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    captions: Mapping[str, str] = field(default_factory=dict)
     reverse: float = 0.5
     freeze_anywhere: bool = False
 
@@ -59,6 +61,22 @@ class Mixture:
         for kind in self.datasets:
             if kind not in KINDS:
                 raise TrainingError(f"datasets: {kind!r} must be one of {', '.join(KINDS)}")
+        for folder in self.captions:
+            if folder not in self._folders():
+                raise TrainingError(f"captions: {folder!r} is not one of the datasets")
+
+    def _folders(self) -> list[str]:
+        return [folder for folders in self.datasets.values() for folder in folders]
+
+    def prompts(self) -> set[str]:
+        """All that grids of this mixture may be said to show, "" (nobody said) among them."""
+        from viewtime.data.readers import read_caption, scenes_in
+
+        return {""} | {
+            read_caption(scene) or self.captions.get(folder, "")
+            for folder in self._folders()
+            for scene in scenes_in(folder)
+        }
 
     def grid(
         self, number: int, *, seed: int, views: int, times: int, height: int, width: int,
@@ -71,11 +89,11 @@ class Mixture:
         """
         rng = np.random.default_rng((seed, number, 3))
         kind = str(rng.choice(list(self.shares), p=_normal(self.shares.values())))
-        frames = self._frames(kind, rng, views, times, height, width, device)
+        frames, prompt = self._frames(kind, rng, views, times, height, width, device)
         known = self.draw_references(kind, rng, views, times)
         if rng.random() < self.reverse:  # the order of views says nothing of where they are
             frames, known = frames[::-1], known[::-1]
-        return TrainingGrid(np.ascontiguousarray(frames), np.ascontiguousarray(known), kind)
+        return TrainingGrid(np.ascontiguousarray(frames), np.ascontiguousarray(known), kind, prompt)
 
     def draw_references(
         self, kind: str, rng: np.random.Generator, views: int, times: int
@@ -93,13 +111,21 @@ class Mixture:
     def _frames(
         self, kind: str, rng: np.random.Generator, views: int, times: int, height: int,
         width: int, device: str,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> tuple[np.ndarray, str]:  # fmt: skip
+        """A grid of a kind, read or made, and what it is said to show."""
         folders = self.datasets.get(kind, ())
         if folders:
-            from viewtime.data.readers import training_clip
+            from viewtime.data.readers import captioned_clip
 
             folder = folders[int(rng.integers(len(folders)))]
-            return training_clip(folder, rng, views, times, height, width, kind)
+            frames, prompt = captioned_clip(folder, rng, views, times, height, width, kind)
+            return frames, prompt or self.captions.get(folder, "")
+        return self._made(kind, rng, views, times, height, width, device), ""
+
+    def _made(
+        self, kind: str, rng: np.random.Generator, views: int, times: int, height: int,
+        width: int, device: str,
+    ) -> np.ndarray:  # fmt: skip
         scene, step = draw_scene(rng)
 
         def cast(views: int, times: int, **settings: Any) -> np.ndarray:

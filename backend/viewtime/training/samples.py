@@ -37,7 +37,7 @@ def write_sample_sheet(
     generator.model.eval()
     rows = []
     for kind in [k for k in KINDS if mixture.shares.get(k, 0) > 0]:
-        alone = Mixture({kind: 1.0}, {"both": 1.0}, mixture.datasets, reverse=0.0)
+        alone = Mixture({kind: 1.0}, {"both": 1.0}, mixture.datasets, mixture.captions, reverse=0.0)
         grid = alone.grid(
             HELD_OUT_SEED, seed=1, views=views, times=frames, height=height, width=width
         )
@@ -45,7 +45,9 @@ def write_sample_sheet(
         known[:, 0] = True  # a still scene has a column too when nobody trains on it
         known &= views > 1  # a video model has nothing to go by
         given = np.where(known[..., None, None, None], grid.frames, np.float32(0))
-        made = generate(generator, FrameGrid(given, known), prior=None, steps=steps)
+        made = generate(
+            generator, FrameGrid(given, known), prior=None, steps=steps, prompt=grid.prompt
+        )
         rows.append(np.concatenate((_some(grid.frames), _some(made)), axis=1))
     write_png(path, np.concatenate(rows, axis=0))
 

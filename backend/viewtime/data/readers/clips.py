@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from viewtime.data.homography import random_homographies, warp_video
+from viewtime.data.readers.captions import read_caption
 from viewtime.data.readers.pictures import VIDEOS, View, folders
 from viewtime.data.readers.scene import estate_files, layout_of, read_cells, read_views
 from viewtime_formats.errors import CaptureError
@@ -64,6 +65,19 @@ def training_clip(
     A video is decoded from its beginning up to the clip: cut long ones into pictures for training.
     Raises CaptureError when no scene is large enough.
     """
+    return captioned_clip(folder, rng, views, times, height, width, kind)[0]
+
+
+def captioned_clip(
+    folder: str,
+    rng: np.random.Generator,
+    views: int,
+    times: int,
+    height: int,
+    width: int,
+    kind: str,
+) -> tuple[np.ndarray, str]:
+    """`training_clip`, and what its scene shows as `read_caption` has it."""
     if kind not in KINDS:
         raise CaptureError(f"kind is {kind!r}; one of {', '.join(KINDS)} is needed")
     scenes = scenes_in(folder)
@@ -80,7 +94,7 @@ def training_clip(
             chosen = [found[v] for v in _run(rng, len(found), need_views, len(found))]
             moments = _run(rng, length, need_times, _MOST_SKIPPED)
             grid, _ = read_cells(chosen, moments, width, height, scene)
-            return _arranged(grid.frames, rng, views, times, kind)
+            return _arranged(grid.frames, rng, views, times, kind), read_caption(scene)
         largest = max(largest, (len(found), length))
     raise CaptureError(
         f"{folder}: no scene of {min(len(scenes), _TRIES)} tried has {need_views} views x "
