@@ -87,7 +87,7 @@ def run(
     with _whole_or_nothing(out, report):
         stages = routes.captured if route == "captured" else routes.generated
         result = dataclasses.replace(stages(capture, out, options, report), work=work)
-        _write_run_file(out, result, options)
+        _write_run_file(out, result, result.options or options)
     return result
 
 
@@ -143,7 +143,7 @@ def reconstruct(
     with _whole_or_nothing(out, report):
         report.stage("load", 0, "loading the models")
         model = warm_reconstructor(options.reconstructor, options.device)
-        filled = routes.Filled(grid, rig, None, None)
+        filled = routes.Filled(grid, rig, None, None, options)
         timeline = routes.Timeline(grid.times, fps, 1, 1)
         source = Path(grid_folder).name
         provenance = routes.provenance_of("generated", source, options)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run made and how long each stage took."""
+    """What a run made and how long each stage took. options: those that it went by, where some
+    were left to the model."""
 
     route: str
     splats: Path
@@ -41,6 +42,7 @@ class RunResult:
     width: int
     height: int
     work: Work | None = None
+    options: RunOptions | None = None
 
 
 def captured(capture: Capture, out: Path, options: RunOptions, report: Reporter) -> RunResult:
@@ -116,13 +118,15 @@ class Filled:
     """A grid with all its frames, and what else is known for lifting it.
 
     rig: at the grid's size, None when the cameras have to be predicted. prior_depth: (V, T, H, W)
-    or None. background: (3,) display sRGB or None.
+    or None. background: (3,) display sRGB or None. options: those that it was made by, with the
+    window that was taken.
     """
 
     grid: FrameGrid
     rig: Rig | None
     prior_depth: np.ndarray | None
     background: np.ndarray | None
+    options: RunOptions
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,7 @@ def timeline_of(capture: Capture) -> Timeline:
 def generated(capture: Capture, out: Path, options: RunOptions, report: Reporter) -> RunResult:
     """References to the full grid with the generator, then to splats with the reconstructor."""
     filled, seconds = fill(capture, options, report, to_lift=True)
+    options = filled.options
     reconstructor = warm_reconstructor(options.reconstructor, options.device)
     from viewtime.grid import write_grid
 
@@ -152,7 +157,7 @@ def generated(capture: Capture, out: Path, options: RunOptions, report: Reporter
     grid = filled.grid
     return RunResult(
         "generated", out / "splats", out / "grid", seconds, counts,
-        grid.views, grid.times, grid.width, grid.height,
+        grid.views, grid.times, grid.width, grid.height, options=options,
     )  # fmt: skip
 
 
@@ -182,13 +187,15 @@ def fill(
 
     missing = int((~grid.known).sum())
     report.stage("load", 0, "loading the models")
-    generator = None
+    generator, by_itself = None, ""
     if missing:
         generator = warm_generator(
             options.generator, options.device, offload=options.offload, compile=options.compile,
             cache=options.cache,
         )  # fmt: skip
-        _check_it_fits(generator, grid, options)
+        asked, options = options, _check_it_fits(generator, grid, options)
+        if options.window != asked.window:
+            by_itself = f", {options.window} at once: the model knows no more views x times"
     wants_prior = options.use_prior and _can_reproject(capture)
     if to_lift or (missing and wants_prior and not capture.has_depth):
         warm_reconstructor(options.reconstructor, options.device)
@@ -204,7 +211,8 @@ def fill(
     if generator is not None:
         import numpy as np
 
-        report.stage("generate", options.steps, f"{missing} of {grid.known.size} frames missing")
+        words = f"{missing} of {grid.known.size} frames missing{by_itself}"
+        report.stage("generate", options.steps, words)
 
         def sampled(step: int, total: int, now: np.ndarray | None) -> None:
             if now is not None and preview.due():
@@ -221,7 +229,7 @@ def fill(
     full = FrameGrid(frames=frames, known=grid.known, depth=grid.depth)
     # Depth that was predicted for the prior is no better than what lifting predicts of all frames.
     depth = prior.depth if prior is not None and capture.has_depth else None
-    return Filled(full, rig, depth, background), seconds
+    return Filled(full, rig, depth, background, options), seconds
 
 
 def _prior(
@@ -254,18 +262,22 @@ def _prior(
     )  # fmt: skip
 
 
-def _check_it_fits(generator: Any, grid: FrameGrid, options: RunOptions) -> None:
-    """Before the first long stage: that the memory, and the window, will do for this grid."""
+def _check_it_fits(generator: Any, grid: FrameGrid, options: RunOptions) -> RunOptions:
+    """Before the first long stage: that the model knows so many times, that the window and the
+    memory will do. The options, with a window where the whole grid is more than the model knows."""
+    from viewtime.generator.fit import fitting_window
     from viewtime.generator.memory import free_memory, require_memory
     from viewtime.generator.windows import plan_windows
 
-    window = options.window_shape
+    window = fitting_window(generator, grid.views, grid.times, options.window_shape)
     if window is not None:
         plan_windows(generator, grid.known, window, options.overlap_shape)
+        options = dataclasses.replace(options, window=f"{window[0]}x{window[1]}")
     require_memory(
         generator, views=grid.views, times=grid.times, height=grid.height, width=grid.width,
         free=free_memory(generator.device), window=window,
     )  # fmt: skip
+    return options
 
 
 def _generated(

@@ -5,6 +5,7 @@ Never measures quality."""
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -197,3 +198,80 @@ def test_an_offloaded_generator_is_not_given_to_a_job_that_wants_a_plain_one(opt
 def test_offload_without_a_gpu_is_refused_in_words(options):
     with pytest.raises(OptionError, match="offload is 'block', but the generator runs on the CPU"):
         warm.warm_generator(options.generator, "cpu", offload="block")
+
+
+# ---- more times than the model knows -------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def longer_capture(tmp_path_factory, write_frames):
+    """The references of 3 views x 17 times: the bundled model has positions for 16."""
+    from viewtime_formats.capture import Cell, write_capture
+
+    folder = tmp_path_factory.mktemp("longer")
+    rig = write_frames(folder)
+    cells = [
+        Cell(v, t, f"frames/{v}.{t % 5}.png", f"depth/{v}.{t % 5}.exr")
+        for v in range(3)
+        for t in range(17)
+        if v == 0 or t == 2
+    ]
+    write_capture(
+        folder, views=3, times=17, width=32, height=32, cells=cells, fixed_view=0, freeze_time=2,
+        rig=rig,
+    )  # fmt: skip
+    return folder
+
+
+def test_more_times_than_the_bundled_model_knows_are_made_in_windows_of_its_own(
+    longer_capture, small_models, tmp_path
+):
+    """The model behind every default has positions for 16 times; captures go on to 17, 21, 29."""
+    seen = []
+    options = RunOptions(size=32, device="cpu", reconstructor=small_models["reconstructor"])
+    result = pipeline.run(longer_capture, tmp_path / "out", options, on_progress=seen.append)
+    assert (result.views, result.times) == (3, 17) and len(result.gaussians_per_step) == 17
+    said = next(p.message for p in seen if p.stage == "generate")
+    assert said == "32 of 51 frames missing, 3x13 at once: the model knows no more views x times"
+    written = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert written["options"]["window"] == "3x13"
+
+
+def test_a_window_of_more_times_than_the_model_knows_is_refused_with_one_that_fits(
+    longer_capture, options, tmp_path
+):
+    seen = []
+    asked = dataclasses.replace(options, use_prior=True, window="2x9")
+    with pytest.raises(ViewtimeError, match="window is 2x9.* for 8 times per view: .*") as refused:
+        filled(longer_capture, tmp_path / "out", asked, on_progress=seen.append)
+    assert str(refused.value).endswith("window 2x5 would fit")
+    assert {p.stage for p in seen} == {"read", "load"}
+    grid = filled(longer_capture, tmp_path / "out", dataclasses.replace(asked, window="2x5"))
+    assert grid.frames.shape[:2] == (3, 17)
+
+
+@pytest.mark.parametrize(
+    ("positions", "t_max", "grid", "window"),
+    [
+        ("flat", 8, (3, 8), None),
+        ("flat", 8, (3, 9), (3, 5)),
+        ("flat", 8, (200, 9), (128, 5)),
+        ("flat", 0, (8, 128), None),
+        ("flat", 0, (8, 129), (8, 125)),
+        ("sum", 8, (3, 1022), None),
+        ("sum", 8, (4, 1022), (4, 1021)),
+        ("learned", 8, (2000, 1024), None),
+        ("learned", 8, (2000, 1025), (2000, 1021)),
+    ],
+)
+def test_the_window_is_the_largest_that_has_positions(positions, t_max, grid, window):
+    from types import SimpleNamespace
+
+    from viewtime.generator.codec import PixelCodec
+    from viewtime.generator.fit import fitting_window
+
+    stock = SimpleNamespace(freqs_cos=np.zeros((1024, 4)))
+    rope = SimpleNamespace(stock=stock, kind=positions, t_max=t_max)
+    model = SimpleNamespace(transformer=SimpleNamespace(rope=rope))
+    generator = SimpleNamespace(model=model, codec=PixelCodec())
+    assert fitting_window(generator, *grid) == window

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a generator knows the views and times of a grid, told before anything long, and the
+window that it would know. Counts alone: it never looks at memory (see `memory`) or at frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from viewtime.generator.codec import WanCodec
+from viewtime.generator.errors import GeneratorError
+from viewtime.generator.load import Generator
+
+CLIP_STEP = 4
+"""Captures have 1 + 4k times, so a window that nobody chose has, too."""
+
+
+def fitting_window(
+    generator: Generator, views: int, times: int, asked: tuple[int, int] | None = None
+) -> tuple[int, int] | None:
+    """(views, times) to make of the grid at once: what was asked for, else None for all of it, else
+    the largest window that the model has positions for.
+
+    Raises:
+        GeneratorError: the window asked for is larger than the model knows; names one that is not.
+    """
+    made = (views, times) if asked is None else (min(asked[0], views), min(asked[1], times))
+    known = _known_times(generator, made[0])
+    if made[1] <= known:
+        return asked
+    best = largest_window(generator, *made)
+    if asked is None:
+        return best
+    said = f"for {known} times per view" if known > 0 else f"for fewer than {made[0]} views"
+    raise GeneratorError(
+        f"window is {asked[0]}x{asked[1]}, but the model has positions {said}: "
+        f"window {best[0]}x{best[1]} would fit"
+    )
+
+
+def largest_window(generator: Generator, views: int, times: int) -> tuple[int, int]:
+    """(views, times) of the largest window of a grid that the model has positions for: as many
+    views as can be, and of the times that are then known 1 + 4k."""
+    for some in range(views, 0, -1):
+        known = min(_known_times(generator, some), times)
+        if known >= min(1 + CLIP_STEP, times):
+            return some, 1 + (known - 1) // CLIP_STEP * CLIP_STEP
+    return 1, max(_known_times(generator, 1), 1)
+
+
+def _known_times(generator: Generator, views: int) -> int:
+    """The most frames per view that the model has positions for; 0 or less: not so many views."""
+    rope: Any = generator.model.transformer.rope  # a ViewTimePositions
+    rows: int = rope.stock.freqs_cos.shape[0]
+    if rope.kind == "learned":
+        known = rows
+    elif rope.kind == "sum":
+        known = rows - (views - 1)
+    elif rope.t_max:
+        known = min(rope.t_max, rows - (views - 1) * rope.t_max)
+    else:
+        known = rows // views
+    codec = generator.codec
+    return 1 + (known - 1) * codec.temporal if isinstance(codec, WanCodec) else known
