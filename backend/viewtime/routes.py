@@ -263,13 +263,17 @@ def _prior(
 
 
 def _check_it_fits(generator: Any, grid: FrameGrid, options: RunOptions) -> RunOptions:
-    """Before the first long stage: that the model knows so many times, that the window and the
-    memory will do. The options, with a window where the whole grid is more than the model knows."""
-    from viewtime.generator.fit import fitting_window
+    """Before the first long stage: that the model takes such frames and knows so many times, that
+    the window and the memory will do. The options, with a window where the whole grid is more than
+    the model knows."""
+    from viewtime.generator.fit import check_frames, check_times, fitting_window
     from viewtime.generator.memory import free_memory, require_memory
     from viewtime.generator.windows import plan_windows
 
+    check_frames(generator, grid.height, grid.width)
     window = fitting_window(generator, grid.views, grid.times, options.window_shape)
+    if window is None or window[1] >= grid.times:
+        check_times(generator, grid.times)
     if window is not None:
         plan_windows(generator, grid.known, window, options.overlap_shape)
         options = dataclasses.replace(options, window=f"{window[0]}x{window[1]}")

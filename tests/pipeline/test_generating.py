@@ -203,33 +203,36 @@ def test_offload_without_a_gpu_is_refused_in_words(options):
 # ---- more times than the model knows -------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def longer_capture(tmp_path_factory, write_frames):
-    """The references of 3 views x 17 times: the bundled model has positions for 16."""
+@pytest.fixture
+def capture_of(tmp_path, write_frames):
+    """Writes the references of 3 views x some times, with depth and a rig."""
     from viewtime_formats.capture import Cell, write_capture
 
-    folder = tmp_path_factory.mktemp("longer")
-    rig = write_frames(folder)
-    cells = [
-        Cell(v, t, f"frames/{v}.{t % 5}.png", f"depth/{v}.{t % 5}.exr")
-        for v in range(3)
-        for t in range(17)
-        if v == 0 or t == 2
-    ]
-    write_capture(
-        folder, views=3, times=17, width=32, height=32, cells=cells, fixed_view=0, freeze_time=2,
-        rig=rig,
-    )  # fmt: skip
-    return folder
+    def write(times):
+        folder = tmp_path / f"of {times}"
+        rig = write_frames(folder)
+        cells = [
+            Cell(v, t, f"frames/{v}.{t % 5}.png", f"depth/{v}.{t % 5}.exr")
+            for v in range(3)
+            for t in range(times)
+            if v == 0 or t == 2
+        ]
+        write_capture(
+            folder, views=3, times=times, width=32, height=32, cells=cells, fixed_view=0,
+            freeze_time=2, rig=rig,
+        )  # fmt: skip
+        return folder
+
+    return write
 
 
 def test_more_times_than_the_bundled_model_knows_are_made_in_windows_of_its_own(
-    longer_capture, small_models, tmp_path
+    capture_of, small_models, tmp_path
 ):
     """The model behind every default has positions for 16 times; captures go on to 17, 21, 29."""
     seen = []
     options = RunOptions(size=32, device="cpu", reconstructor=small_models["reconstructor"])
-    result = pipeline.run(longer_capture, tmp_path / "out", options, on_progress=seen.append)
+    result = pipeline.run(capture_of(17), tmp_path / "out", options, on_progress=seen.append)
     assert (result.views, result.times) == (3, 17) and len(result.gaussians_per_step) == 17
     said = next(p.message for p in seen if p.stage == "generate")
     assert said == "32 of 51 frames missing, 3x13 at once: the model knows no more views x times"
@@ -238,9 +241,9 @@ def test_more_times_than_the_bundled_model_knows_are_made_in_windows_of_its_own(
 
 
 def test_a_window_of_more_times_than_the_model_knows_is_refused_with_one_that_fits(
-    longer_capture, options, tmp_path
+    capture_of, options, tmp_path
 ):
-    seen = []
+    seen, longer_capture = [], capture_of(17)
     asked = dataclasses.replace(options, use_prior=True, window="2x9")
     with pytest.raises(ViewtimeError, match="window is 2x9.* for 8 times per view: .*") as refused:
         filled(longer_capture, tmp_path / "out", asked, on_progress=seen.append)
@@ -275,3 +278,63 @@ def test_the_window_is_the_largest_that_has_positions(positions, t_max, grid, wi
     model = SimpleNamespace(transformer=SimpleNamespace(rope=rope))
     generator = SimpleNamespace(model=model, codec=PixelCodec())
     assert fitting_window(generator, *grid) == window
+
+
+# ---- grids that a model cannot take --------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def wan_folder(tmp_path_factory):
+    """A checkpoint with a VAE, as diffusers saves them, of random weights: 16 px and 1 + 4k."""
+    import torch
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+    folder = tmp_path_factory.mktemp("wan")
+    torch.manual_seed(0)
+    AutoencoderKLWan(
+        base_dim=4, z_dim=4, num_res_blocks=1, latents_mean=[0.1] * 4, latents_std=[2.0] * 4
+    ).save_pretrained(folder / "vae")
+    WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=1, attention_head_dim=24, in_channels=4,
+        out_channels=4, text_dim=8, freq_dim=16, ffn_dim=32, num_layers=1,
+    ).save_pretrained(folder / "transformer")  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("times", "size", "words"),
+    [
+        (6, 32, "6 frames per view do not fit the video codec.*use 5 or 9"),
+        (5, 40, "frames of 40 x 40 px do not fit the generator.*multiples of 16 x 16"),
+    ],
+)
+def test_what_a_model_does_not_take_is_told_before_the_first_long_stage(
+    capture_of, wan_folder, tmp_path, times, size, words
+):
+    seen = []
+    options = RunOptions(size=size, steps=1, device="cpu", generator=str(wan_folder))
+    with pytest.raises(ViewtimeError, match=words):
+        filled(capture_of(times), tmp_path / "out", options, on_progress=seen.append)
+    assert {p.stage for p in seen} == {"read", "load"}
+
+
+def test_windows_of_a_length_that_fits_make_a_clip_of_one_that_does_not(
+    capture_of, wan_folder, tmp_path
+):
+    options = RunOptions(
+        size=32, steps=1, use_prior=False, device="cpu", generator=str(wan_folder), window="3x5"
+    )
+    assert filled(capture_of(6), tmp_path / "out", options).frames.shape[:2] == (3, 6)
+
+
+def test_no_text_encoder_is_loaded_for_a_grid_that_does_not_fit(wan_folder, monkeypatch):
+    from viewtime.generator import GeneratorError, generate, load_generator
+    from viewtime.generator.load import Generator
+    from viewtime.grid import FrameGrid
+
+    monkeypatch.setattr(Generator, "encode_text", lambda *_: pytest.fail("the text was encoded"))
+    generator = load_generator(wan_folder)
+    for shape, words in (((2, 6, 3, 16, 16), "use 5 or 9"), ((2, 5, 3, 16, 24), "use 32 x 16")):
+        grid = FrameGrid(np.zeros(shape, np.float32), np.zeros(shape[:2], bool))
+        with pytest.raises(GeneratorError, match=words):
+            generate(generator, grid, prior=None, steps=1)

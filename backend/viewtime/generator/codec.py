@@ -113,7 +113,7 @@ class WanCodec:
     def encode(self, frames: Tensor) -> Tensor:
         """Raises GeneratorError unless the number of frames is 1 + 4k and sizes divide by 8."""
         times, height, width = frames.shape[1], frames.shape[-2], frames.shape[-1]
-        self._check_length(times)
+        self.check_length(times)
         if height % self.spatial or width % self.spatial:
             raise GeneratorError(
                 f"frames of {width} x {height} px do not fit the video codec: "
@@ -122,7 +122,8 @@ class WanCodec:
         views = frames.split(self.views_at_once(height, width))
         return torch.cat([self._encode_views(some) for some in views])
 
-    def _check_length(self, times: int) -> None:
+    def check_length(self, times: int) -> None:
+        """Raises GeneratorError, naming the nearest, unless there are 1 + 4k frames."""
         if (times - 1) % self.temporal:
             below = 1 + (times - 1) // self.temporal * self.temporal
             raise GeneratorError(
@@ -154,7 +155,7 @@ class WanCodec:
         Raises GeneratorError when the clip's length is not 1 + 4k.
         """
         views, times = known.shape
-        self._check_length(times)
+        self.check_length(times)
         latent_times = 1 + (times - 1) // self.temporal
         mask = torch.zeros(views, latent_times, dtype=torch.bool)
         exact = torch.zeros_like(mask)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a generator knows the views and times of a grid, told before anything long, and the
-window that it would know. Counts alone: it never looks at memory (see `memory`) or at frames."""
+"""Whether a generator takes the frames of a grid and knows its views and times, told before
+anything long, and what it would take. It never looks at memory (see `memory`) or into frames."""
 
 from __future__ import annotations
 
@@ -12,6 +12,23 @@ from viewtime.generator.load import Generator
 
 CLIP_STEP = 4
 """Captures have 1 + 4k times, so a window that nobody chose has, too."""
+
+
+def check_frames(generator: Generator, height: int, width: int) -> None:
+    """Raises GeneratorError, naming the nearest, for frames that cannot be cut into patches."""
+    rows, columns = generator.frame_multiple
+    if height % rows or width % columns:
+        near = f"{max(round(width / columns), 1) * columns} x {max(round(height / rows), 1) * rows}"
+        raise GeneratorError(
+            f"frames of {width} x {height} px do not fit the generator, whose frames are multiples "
+            f"of {columns} x {rows}: use {near}"
+        )
+
+
+def check_times(generator: Generator, times: int) -> None:
+    """Raises GeneratorError, naming the nearest, for times that a VAE does not take at once."""
+    if isinstance(generator.codec, WanCodec):
+        generator.codec.check_length(times)
 
 
 def fitting_window(

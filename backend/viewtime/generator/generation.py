@@ -16,6 +16,7 @@ from torch import Tensor
 
 from viewtime.generator.conditioning import Conditions
 from viewtime.generator.errors import GeneratorError
+from viewtime.generator.fit import check_frames, check_times
 from viewtime.generator.load import BASIC_MAPS, Generator
 from viewtime.generator.sampler import asking, linear_schedule, sample
 from viewtime.generator.text import clean_prompt
@@ -59,6 +60,8 @@ def generate(
     The same seed gives the same frames on one device.
     Raises GeneratorError where grid and model do not fit, Cancelled soon after should_cancel().
     """
+    check_frames(generator, *grid.frames.shape[-2:])
+    check_times(generator, grid.frames.shape[1])  # before a text encoder of 10 GB is loaded
     if prior is None and generator.takes_prior and grid.known.any():
         from viewtime.generator.naive import naive_prior
 
@@ -171,14 +174,7 @@ def make_conditions(
 
     text: (1, L, text_dim); None means that of no prompt.
     """
-    views, times, _, height, width = grid.frames.shape
-    rows, columns = generator.frame_multiple
-    if height % rows or width % columns:
-        near = f"{max(round(width / columns), 1) * columns} x {max(round(height / rows), 1) * rows}"
-        raise GeneratorError(
-            f"frames of {width} x {height} px do not fit the generator, whose frames are multiples "
-            f"of {columns} x {rows}: use {near}"
-        )
+    check_frames(generator, *grid.frames.shape[-2:])
     codec, device = generator.codec, generator.device
     frames = torch.from_numpy(np.asarray(grid.frames, dtype=np.float32)).to(device)
     known = torch.from_numpy(np.asarray(grid.known)).to(device)
