@@ -18,7 +18,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, help="height in pixels to work at")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-prior", action="store_true", help="generate without reprojection")
-    parser.add_argument("--generator", default="bundled", help="name or folder of the model")
+    parser.add_argument(
+        "--generator", default="bundled", help="bundled, a folder, or a model that was downloaded"
+    )
     parser.add_argument(
         "--depth-noise",
         type=float,

@@ -20,10 +20,10 @@ from torch import Tensor
 from viewtime.generator.codec import Codec, PixelCodec, WanCodec
 from viewtime.generator.errors import GeneratorError
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer
-from viewtime.models import bundled_path
+from viewtime.models.local import generator_folder
+from viewtime.models.open_weights import find
 from viewtime_formats.atomic import write_json
 
-BUNDLED = "generator-small"
 FORMAT = "viewtime.generator"
 BASIC_MAPS = 3
 """Maps that every model with a prior takes; one that takes more is given the evidence, too."""
@@ -95,18 +95,20 @@ def load_generator(
     vae_tiling: bool = False,
     weights_on: str | torch.device | None = None,
 ) -> Generator:
-    """Load a generator. "bundled" is the small one that comes with Viewtime.
+    """Load a generator. "bundled" is the small one that comes with Viewtime; else a folder, or a
+    name that `viewtime models` lists or a hub id, which must have been downloaded.
 
     config: what to make of a checkpoint; None takes the folder's own, or STOCK if it has none.
     vae_budget, vae_tiling: see `WanCodec`. weights_on: where the transformer's weights wait that
     will be brought to the device in parts (see `speed.offload`); None is the device itself.
 
     Weights become float32 on the CPU, bfloat16 elsewhere (but for what Wan keeps in float32).
-    Raises GeneratorError when the folder is not a generator or holds unsafe or unfit weights.
+    Raises GeneratorError when the folder is not a generator or holds unsafe or unfit weights,
+    ModelError when there is none of this name.
     """
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-    folder = bundled_path(BUNDLED) if str(name_or_path) == "bundled" else Path(name_or_path)
+    folder = generator_folder(name_or_path)
     device = torch.device(device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     _require_weights(folder / "transformer")
@@ -142,7 +144,9 @@ def load_generator(
     if added:
         _load_added(model, folder / "added.safetensors")
     model = model.to(device if weights_on is None else weights_on)
-    return Generator(folder.name, model.eval(), codec, folder)
+    found = find(str(name_or_path))  # a folder in the hub's cache is named by a commit
+    name = folder.name if found is None else found.name
+    return Generator(name, model.eval(), codec, folder)
 
 
 def save_generator(
