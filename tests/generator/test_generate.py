@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from types import SimpleNamespace
 
@@ -164,6 +165,35 @@ def test_pickles_and_lying_configs_are_refused(small, tmp_path):
     weights.unlink()
     with pytest.raises(GeneratorError, match="no .safetensors weights"):
         load_generator(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"boundary_ratio": 0.875},
+        {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": None},
+        None,
+    ],
+)
+def test_a_checkpoint_of_two_experts_is_refused_and_those_that_work_are_named(
+    small, tmp_path, index
+):
+    """Wan2.2-T2V-A14B: its second transformer takes over below a boundary of the noise."""
+    save_generator(tmp_path, small.model)
+    if index is None:
+        (tmp_path / "transformer_2").mkdir()
+    else:
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(GeneratorError, match="two transformers.*Wan2.1-T2V-14B, Wan2.2-TI2V-5B"):
+        load_generator(tmp_path)
+
+
+def test_an_index_that_names_no_second_transformer_is_fine(small, tmp_path):
+    """As Wan2.2-TI2V-5B has it."""
+    save_generator(tmp_path, small.model)
+    index = {"boundary_ratio": None, "expand_timesteps": True, "transformer_2": [None, None]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert load_generator(tmp_path).model.config == small.model.config
 
 
 def test_the_schedule_spends_no_step_at_the_end():

@@ -21,7 +21,7 @@ from viewtime.generator.codec import Codec, PixelCodec, WanCodec
 from viewtime.generator.errors import GeneratorError
 from viewtime.generator.model import GeneratorConfig, ViewTimeTransformer
 from viewtime.models.local import generator_folder
-from viewtime.models.open_weights import find
+from viewtime.models.open_weights import GENERATORS, find
 from viewtime_formats.atomic import write_json
 
 FORMAT = "viewtime.generator"
@@ -109,6 +109,7 @@ def load_generator(
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
     folder = generator_folder(name_or_path)
+    _refuse_two_experts(folder)
     device = torch.device(device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     _require_weights(folder / "transformer")
@@ -203,6 +204,23 @@ def read_config(path: Path) -> GeneratorConfig:
     if values.pop("version", None) != VERSION:
         raise GeneratorError(f'{path}: "version" must be {VERSION}')
     return GeneratorConfig.from_dict(values)
+
+
+def _refuse_two_experts(folder: Path) -> None:
+    """A checkpoint of two transformers would run with the one for much noise alone, unnoticed."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        index = {}
+    index = index if isinstance(index, dict) else {}
+    second = index.get("transformer_2") or [None]
+    named = isinstance(second, list) and second[-1] is not None
+    if named or index.get("boundary_ratio") is not None or (folder / "transformer_2").is_dir():
+        works = ", ".join(card.name for card in GENERATORS)
+        raise GeneratorError(
+            f"{folder}: has two transformers, one for much noise and one for little (transformer_2,"
+            f" boundary_ratio); a model with one is needed, such as {works}"
+        )
 
 
 def _require_weights(folder: Path) -> None:
