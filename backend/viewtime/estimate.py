@@ -4,14 +4,12 @@ Never decodes a frame, never loads a model, never looks at the machine."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from viewtime.options import GENERATED_SIZE, RunOptions
+from viewtime.options import RunOptions
 from viewtime_formats.capture import Capture
 
 # Seconds per unit of work (see `_units`) on one core of a 2020s laptop, and seconds that come
@@ -94,10 +92,12 @@ class Estimate:
 def work_of(capture: Capture, options: RunOptions, route: str) -> Work:
     """route: "captured" or "generated", as pipeline.choose_route found it."""
     from viewtime.grid import working_size
+    from viewtime.models.defaults import settled
 
-    size = options.size or (GENERATED_SIZE if route == "generated" else None)
-    width, height = working_size(capture.width, capture.height, size)
     generated = route == "generated"
+    if generated:
+        options = settled(options)
+    width, height = working_size(capture.width, capture.height, options.size)
     references = capture.fixed_view is not None and capture.freeze_time is not None
     has_prior = options.use_prior and references and capture.rig is not None and capture.views > 1
     return Work(
@@ -177,20 +177,18 @@ HOW = ("guidance", "solver", "window", "overlap", "offload", "compile", "cache")
 
 def _how(options: RunOptions) -> str:
     """Those of HOW that are not as they are when nothing is said: "window=4x5 cache=0.1"."""
-    given, plain = asdict(options), asdict(RunOptions())
+    from viewtime.models.defaults import settled
+
+    plain = asdict(settled(RunOptions(generator=options.generator)))
+    given = asdict(settled(options))
     return " ".join(f"{name}={given[name]}" for name in HOW if given[name] != plain[name])
 
 
 def _steps(options: RunOptions, has_references: bool) -> int:
     """Steps that will be taken: a model may need fewer when it starts from its references."""
-    if not has_references:
-        return options.steps
-    from viewtime.models.bundled import FOLDER
+    from viewtime.models.defaults import generator_defaults
 
-    bundled = options.generator == "bundled"
-    folder = FOLDER / "generator-small" if bundled else Path(options.generator)
-    try:
-        most = json.loads((folder / "config.json").read_text(encoding="utf-8"))["steps_with_prior"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return options.steps
-    return min(options.steps, most) if isinstance(most, int) and most else options.steps
+    defaults = generator_defaults(options.generator)
+    steps = options.steps or defaults.steps
+    most = defaults.steps_with_prior
+    return min(steps, most) if has_references and most > 0 else steps

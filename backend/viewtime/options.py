@@ -27,18 +27,19 @@ class RunOptions:
     """What a person may choose about a run.
 
     size: height in pixels to work at; None is the capture's own for the captured route and the
-    bundled model's for the generated one. depth_noise: relative error of the capture's depth
-    (0 for a renderer, about 0.01 for photogrammetry). device: "auto" (the GPU when there is one),
-    "cpu" or "cuda:N". guidance: how strongly the prompt leads the generator; None as the model
-    has it, 1 not at all. memory_budget_gb: what the reconstructor's model may take (1e9 bytes): it
-    computes in smaller parts to keep it, and sees as many timesteps at once as it allows; None sets
-    no bound. gaussians: made by the reconstructor's head or by the analytic fusion, "auto" as the
-    model has it.
+    generator's for the generated one. steps, solver, shift: how the generator's steps are taken;
+    None as its checkpoint says (see `viewtime.models.defaults`). depth_noise: relative error of the
+    capture's depth (0 for a renderer, about 0.01 for photogrammetry). device: "auto" (the GPU when
+    there is one), "cpu" or "cuda:N". guidance: how strongly the prompt leads the generator; None as
+    the model has it, 1 not at all. memory_budget_gb: what the reconstructor's model may take (1e9
+    bytes): it computes in smaller parts to keep it, and sees as many timesteps at once as it
+    allows; None sets no bound. gaussians: made by the reconstructor's head or by the analytic
+    fusion, "auto" as the model has it.
     """
 
     route: str = "auto"
     size: int | None = None
-    steps: int = 4
+    steps: int | None = None
     seed: int = 0
     use_prior: bool = True
     generator: str = "bundled"
@@ -48,8 +49,8 @@ class RunOptions:
     guidance: float | None = None
     memory_budget_gb: float | None = None
     gaussians: str = "auto"
-    solver: str = "euler"
-    shift: float = 1.0
+    solver: str | None = None
+    shift: float | None = None
     negative_prompt: str = ""
     window: str | None = None
     overlap: str | None = None
@@ -70,11 +71,13 @@ class RunOptions:
     def __post_init__(self) -> None:
         _check_choice("route", self.route, ROUTES)
         _check_choice("gaussians", self.gaussians, GAUSSIANS)
-        _check_choice("solver", self.solver, SOLVERS)
+        if self.solver is not None:
+            _check_choice("solver", self.solver, SOLVERS)
         _check_choice("offload", self.offload, OFFLOADS)
         if self.size is not None:
             _check_integer("size", self.size, 16, 4096)
-        _check_integer("steps", self.steps, 1, 1000)
+        if self.steps is not None:
+            _check_integer("steps", self.steps, 1, 1000)
         _check_integer("seed", self.seed, 0, 2**63 - 1)
         for name in ("use_prior", "compile"):
             if not isinstance(getattr(self, name), bool):
@@ -91,9 +94,10 @@ class RunOptions:
         guidance = self.guidance
         if guidance is not None and (not _is_number(guidance) or not 1 <= guidance <= 100):
             raise OptionError(f"guidance is {guidance!r}; a number from 1 to 100 is needed")
-        if not _is_number(self.shift) or not 0 < self.shift <= 100:
+        shift = self.shift
+        if shift is not None and (not _is_number(shift) or not 0 < shift <= 100):
             raise OptionError(
-                f"shift is {self.shift!r}; a number above 0 is needed, 100 at most: 1 spreads the "
+                f"shift is {shift!r}; a number above 0 is needed, 100 at most: 1 spreads the "
                 "steps evenly, 3 is what Wan's checkpoints want for 480 lines, 5 for 720"
             )
         for name in ("memory_budget_gb", "cache"):

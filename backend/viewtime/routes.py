@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from viewtime import __version__
 from viewtime.estimate import Work
-from viewtime.options import GENERATED_SIZE, RunOptions
+from viewtime.options import RunOptions
 from viewtime.preview import GridPreview
 from viewtime.progress import Reporter
 from viewtime.warm import warm_generator, warm_reconstructor
@@ -172,9 +172,11 @@ def fill(
     seconds = {"read": 0.0, "load": 0.0, "prior": 0.0, "generate": 0.0, "reconstruct": 0.0}
     from viewtime.convert import what_happens
     from viewtime.grid import FrameGrid, grid_from_capture
+    from viewtime.models.defaults import settled
 
     report.stage("read", 0, what_happens(capture))
-    grid = grid_from_capture(capture, options.size or GENERATED_SIZE)
+    options = settled(options)
+    grid = grid_from_capture(capture, options.size)
     height, width = grid.frames.shape[3:]
     rig = capture.rig.resized(width, height) if capture.rig is not None else None
     background = None if capture.background is None else _triple(capture.background)
@@ -212,6 +214,7 @@ def fill(
         import numpy as np
 
         words = f"{missing} of {grid.known.size} frames missing{by_itself}"
+        assert options.steps is not None  # settled
         report.stage("generate", options.steps, words)
 
         def sampled(step: int, total: int, now: np.ndarray | None) -> None:

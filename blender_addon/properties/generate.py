@@ -53,10 +53,10 @@ class GenerateSettings:
     )
     steps: IntProperty(
         name="Steps",
-        description="Sampling steps of the generator; a model may take fewer where the capture "
-        "has depth",
-        default=4,
-        min=1,
+        description="Sampling steps of the generator; 0 is the model's own number. A model may "
+        "take fewer where the capture has depth",
+        default=0,
+        min=0,
         max=1000,
     )
     guidance: FloatProperty(

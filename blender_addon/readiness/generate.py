@@ -39,7 +39,8 @@ def missing_for_generate(
 def job_options(settings: bpy.types.PropertyGroup) -> dict[str, Any]:
     """What scene.viewtime asks of a job; what is left to the backend is left out."""
     options: dict[str, Any] = {"route": settings.route.lower(), "seed": settings.seed}
-    options["steps"] = settings.steps
+    if settings.steps:
+        options["steps"] = settings.steps
     model = settings.generator or "bundled"
     options["generator"] = bpy.path.abspath(model) if model.startswith("//") else model
     if settings.work_size:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -237,7 +238,7 @@ def test_more_times_than_the_bundled_model_knows_are_made_in_windows_of_its_own(
     said = next(p.message for p in seen if p.stage == "generate")
     assert said == "32 of 51 frames missing, 3x13 at once: the model knows no more views x times"
     written = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert written["options"]["window"] == "3x13"
+    assert written["options"]["window"] == "3x13" and written["options"]["steps"] == 4
 
 
 def test_a_window_of_more_times_than_the_model_knows_is_refused_with_one_that_fits(
@@ -280,7 +281,7 @@ def test_the_window_is_the_largest_that_has_positions(positions, t_max, grid, wi
     assert fitting_window(generator, *grid) == window
 
 
-# ---- grids that a model cannot take --------------------------------------------------------------
+# ---- what a checkpoint says of itself ------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -299,6 +300,38 @@ def wan_folder(tmp_path_factory):
         out_channels=4, text_dim=8, freq_dim=16, ffn_dim=32, num_layers=1,
     ).save_pretrained(folder / "transformer")  # fmt: skip
     return folder
+
+
+def test_a_stock_checkpoint_runs_by_its_own_scheduler_and_height(
+    capture_of, wan_folder, tmp_path, monkeypatch
+):
+    from viewtime.estimate import work_of
+    from viewtime.generator import generation
+    from viewtime.models import defaults
+
+    shutil.copytree(wan_folder, tmp_path / "wan")
+    (tmp_path / "wan" / "scheduler").mkdir()
+    (tmp_path / "wan" / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps({"_class_name": "UniPCMultistepScheduler", "flow_shift": 3.0})
+    )
+    monkeypatch.setattr(defaults, "VAE_SIZE", 48)  # 480 lines take a GPU
+    seen = {}
+
+    def watch(generator, grid, **settings):
+        seen.update(settings)
+        return grid.frames
+
+    monkeypatch.setattr(generation, "generate", watch)
+    capture = capture_of(5)
+    options = RunOptions(use_prior=False, device="cpu", generator=str(tmp_path / "wan"))
+    grid = filled(capture, tmp_path / "out", options)
+    assert grid.frames.shape[3:] == (48, 48)
+    assert (seen["solver"], seen["shift"], seen["steps"]) == ("unipc", 3.0, 50)
+    work = work_of(read_capture(capture), options, "generated")
+    assert (work.height, work.steps, work.how) == (48, 50, "")
+
+
+# ---- grids that a model cannot take --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

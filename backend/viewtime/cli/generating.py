@@ -15,7 +15,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the arguments to a command's parser."""
     parser.add_argument("capture", type=Path, help="Capture folder")
     parser.add_argument("out", type=Path, help="output folder: new, empty, or of an earlier run")
-    parser.add_argument("--size", type=int, help="height in pixels to work at")
+    parser.add_argument(
+        "--size", type=int,
+        help="height in pixels to work at (default: the capture's own, or the generator's)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-prior", action="store_true", help="generate without reprojection")
     parser.add_argument(
@@ -31,15 +34,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_threads(parser)
 
     steps = parser.add_argument_group("the generator's steps")
-    steps.add_argument("--steps", type=int, default=4, help="how many (default 4)")
+    steps.add_argument("--steps", type=int, help="how many (default: the model's own)")
     steps.add_argument(
-        "--solver", default="euler",
-        help="euler, or unipc, which Wan's checkpoints come with (default euler)",
+        "--solver",
+        help="euler, or unipc, which Wan's checkpoints come with (default: as the checkpoint says)",
     )  # fmt: skip
     steps.add_argument(
-        "--shift", type=float, default=1.0,
-        help="spends more of them where there is most noise: 3 for Wan at 480 lines, 5 at 720 "
-        "(default 1: evenly)",
+        "--shift", type=float,
+        help="spends more of them where there is most noise: 1 is evenly, 3 for Wan at 480 lines, "
+        "5 at 720 (default: as the checkpoint says)",
     )  # fmt: skip
     steps.add_argument("--guidance", type=float, help="of the prompt (default: the model's own)")
     steps.add_argument(

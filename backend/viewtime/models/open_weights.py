@@ -16,8 +16,9 @@ from viewtime.models.pins import PINS, Pin
 @dataclass(frozen=True)
 class OpenWeights:
     """A card. commercial: whether its terms allow commercial use. gated: one must accept terms on
-    its page, signed in, before it can be downloaded. size: longer side of frames, pixels. pin: the
-    commit and the checksums, as far as they are known."""
+    its page, signed in, before it can be downloaded. size: longer side of frames, pixels. height:
+    lines that a generator makes when nothing is said. pin: the commit and the checksums, as far as
+    they are known."""
 
     name: str
     repo: str
@@ -29,6 +30,7 @@ class OpenWeights:
     size: int
     note: str
     pin: Pin = field(default_factory=Pin)
+    height: int = 0
 
     @property
     def url(self) -> str:
@@ -103,6 +105,7 @@ GENERATORS = (
         size=832,
         note=_STOCK_WAN,
         pin=PINS["Wan2.1-T2V-1.3B"],
+        height=480,
     ),
     OpenWeights(
         name="Wan2.1-T2V-14B",
@@ -115,6 +118,7 @@ GENERATORS = (
         size=1280,
         note=_STOCK_WAN,
         pin=PINS["Wan2.1-T2V-14B"],
+        height=480,
     ),
     OpenWeights(
         name="Wan2.2-TI2V-5B",
@@ -127,6 +131,7 @@ GENERATORS = (
         size=1280,
         note=_STOCK_WAN + ' References can be clean tokens: set references to "clean".',
         pin=PINS["Wan2.2-TI2V-5B"],
+        height=704,
     ),
 )
 CARDS = (*GENERATORS, *RECONSTRUCTORS)
