@@ -92,12 +92,12 @@ class Estimate:
 def work_of(capture: Capture, options: RunOptions, route: str) -> Work:
     """route: "captured" or "generated", as pipeline.choose_route found it."""
     from viewtime.grid import working_size
-    from viewtime.models.defaults import settled
+    from viewtime.models.defaults import generator_defaults, settled
 
-    generated = route == "generated"
+    generated, columns = route == "generated", None
     if generated:
-        options = settled(options)
-    width, height = working_size(capture.width, capture.height, options.size)
+        options, columns = settled(options), generator_defaults(options.generator).columns
+    width, height = working_size(capture.width, capture.height, options.size, columns)
     references = capture.fixed_view is not None and capture.freeze_time is not None
     has_prior = options.use_prior and references and capture.rig is not None and capture.views > 1
     return Work(

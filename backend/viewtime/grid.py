@@ -6,6 +6,7 @@ Never guesses: a place without a frame is black, marked unknown and without dept
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +79,17 @@ class FrameGrid:
         return self.frames.shape[4]
 
 
-def grid_from_capture(capture: Capture, size: int | None = None) -> FrameGrid:
+def grid_from_capture(
+    capture: Capture, size: int | None = None, columns: int | None = None
+) -> FrameGrid:
     """Decode a capture's frames and depth at `size` pixels of height (None: as they are).
 
     The width follows the aspect; with a size divisible by 16 it is rounded to a multiple of 16, as
-    the models need it, which `Rig.resized(grid.width, grid.height)` takes into account exactly.
+    the models need it, and always to one of `columns`, which a generator may need beside. That is
+    what `Rig.resized(grid.width, grid.height)` takes into account exactly.
     Raises CaptureError for frames that cannot be decoded and for a grid over 32 GiB.
     """
-    width, height = working_size(capture.width, capture.height, size)
+    width, height = working_size(capture.width, capture.height, size, columns)
     views, times = capture.views, capture.times
     with_depth = any(cell.depth is not None for cell in capture.cells)
     bytes_needed = views * times * height * width * 4 * (4 if with_depth else 3)
@@ -111,11 +115,17 @@ def grid_from_capture(capture: Capture, size: int | None = None) -> FrameGrid:
     return FrameGrid(frames, capture.known, depth)
 
 
-def working_size(width: int, height: int, size: int | None) -> tuple[int, int]:
-    """(width, height) to work at, for frames of a given size and a wished height."""
-    if size is None or size == height:
+def working_size(
+    width: int, height: int, size: int | None, columns: int | None = None
+) -> tuple[int, int]:
+    """(width, height) to work at, for frames of a given size and a wished height.
+
+    columns: what the width must be a multiple of, None for nothing beside the models' patches.
+    """
+    if size in (None, height) and width % (columns or 1) == 0:
         return width, height
-    step = _STEP if size % _STEP == 0 else 1
+    size = height if size is None else size
+    step = math.lcm(columns or 1, _STEP if size % _STEP == 0 else 1)
     return max(step, round(width * size / height / step) * step), size
 
 

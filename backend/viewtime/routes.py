@@ -172,11 +172,12 @@ def fill(
     seconds = {"read": 0.0, "load": 0.0, "prior": 0.0, "generate": 0.0, "reconstruct": 0.0}
     from viewtime.convert import what_happens
     from viewtime.grid import FrameGrid, grid_from_capture
-    from viewtime.models.defaults import settled
+    from viewtime.models.defaults import generator_defaults, settled
 
     report.stage("read", 0, what_happens(capture))
     options = settled(options)
-    grid = grid_from_capture(capture, options.size)
+    columns = generator_defaults(options.generator).columns
+    grid = grid_from_capture(capture, options.size, columns)
     height, width = grid.frames.shape[3:]
     rig = capture.rig.resized(width, height) if capture.rig is not None else None
     background = None if capture.background is None else _triple(capture.background)

@@ -283,6 +283,19 @@ def test_working_sizes_keep_the_aspect_and_suit_the_models():
     assert working_size(434, 350, 100) == (124, 100)
 
 
+def test_a_width_is_what_the_generator_can_cut_into_patches():
+    """TI2V-5B needs multiples of 32; no option sets a width, so the height must do."""
+    assert working_size(1920, 1080, 704, 32) == (1248, 704)
+    assert working_size(1920, 1080, 704) == (1248, 704)
+    assert working_size(848, 480, 480, 32) == (832, 480)  # its own height, another width
+    assert working_size(832, 480, 480, 32) == (832, 480)
+    assert working_size(854, 480, None, 16) == (848, 480)
+    assert working_size(640, 480, 352, 32) == (480, 352)
+    assert working_size(590, 480, 352) == (432, 352)
+    assert working_size(590, 480, 352, 32) == (448, 352)
+    assert working_size(720, 352, 128, 8) == (256, 128)
+
+
 def test_a_grid_too_large_for_memory_is_refused_with_advice(tmp_path):
     write_png(tmp_path / "a.png", np.ones((64, 64, 3), np.float32))
     capture = write_capture(

@@ -61,7 +61,7 @@ def test_a_downloaded_card_has_its_own_height(folder, tmp_path):
 
 
 def test_the_bundled_one_keeps_what_it_has_and_what_is_not_there_is_taken_for_it():
-    bundled = Defaults(size=128, steps=4, solver="euler", shift=1.0, steps_with_prior=1)
+    bundled = Defaults(size=128, steps=4, solver="euler", shift=1.0, steps_with_prior=1, columns=8)
     assert generator_defaults("bundled") == bundled
     assert generator_defaults("/no/such") == Defaults()
 

@@ -331,6 +331,34 @@ def test_a_stock_checkpoint_runs_by_its_own_scheduler_and_height(
     assert (work.height, work.steps, work.how) == (48, 50, "")
 
 
+def test_a_width_is_rounded_to_what_the_checkpoint_takes(capture_of, wan_folder, tmp_path):
+    """As with TI2V-5B's 32 pixels: a width that no option sets was asked of the person."""
+    import torch
+    from diffusers import WanTransformer3DModel
+
+    from viewtime.estimate import work_of
+    from viewtime.generator import load_generator
+    from viewtime.models.defaults import generator_defaults
+
+    folder = tmp_path / "coarse"
+    shutil.copytree(wan_folder, folder)
+    torch.manual_seed(0)
+    WanTransformer3DModel(
+        patch_size=(1, 2, 4), num_attention_heads=1, attention_head_dim=24, in_channels=4,
+        out_channels=4, text_dim=8, freq_dim=16, ffn_dim=32, num_layers=1,
+    ).save_pretrained(folder / "transformer")  # fmt: skip
+    for path in (wan_folder, folder):
+        rows, columns = load_generator(path).frame_multiple
+        assert generator_defaults(str(path)).columns == columns
+    assert (rows, columns) == (16, 32)
+    options = RunOptions(
+        size=48, steps=1, use_prior=False, device="cpu", generator=str(folder), guidance=1.0
+    )
+    capture = capture_of(5)
+    assert filled(capture, tmp_path / "out", options).frames.shape[3:] == (48, 64)
+    assert work_of(read_capture(capture), options, "generated").width == 64
+
+
 # ---- grids that a model cannot take --------------------------------------------------------------
 
 
@@ -338,7 +366,7 @@ def test_a_stock_checkpoint_runs_by_its_own_scheduler_and_height(
     ("times", "size", "words"),
     [
         (6, 32, "6 frames per view do not fit the video codec.*use 5 or 9"),
-        (5, 40, "frames of 40 x 40 px do not fit the generator.*multiples of 16 x 16"),
+        (5, 40, "frames of 32 x 40 px do not fit the generator.*multiples of 16 x 16"),
     ],
 )
 def test_what_a_model_does_not_take_is_told_before_the_first_long_stage(

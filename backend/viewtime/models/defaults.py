@@ -28,7 +28,8 @@ SCHEDULERS = {"UniPCMultistepScheduler": "unipc", "FlowMatchEulerDiscreteSchedul
 @dataclass(frozen=True)
 class Defaults:
     """size: height in pixels. steps, solver, shift: see `viewtime.generator.sampler`.
-    steps_with_prior: the most steps that do good when there is a prior, 0 = any number.
+    steps_with_prior: the most steps that do good when there is a prior, 0 = any number. columns:
+    what the width of frames must be a multiple of.
 
     As they stand here: of the bundled model, and of small ones like it."""
 
@@ -37,6 +38,7 @@ class Defaults:
     solver: str = "euler"
     shift: float = 1.0
     steps_with_prior: int = 0
+    columns: int = 1
 
 
 def generator_defaults(name: str) -> Defaults:
@@ -46,6 +48,7 @@ def generator_defaults(name: str) -> Defaults:
     except ModelError:
         return Defaults()
     found = _of_scheduler(_read(folder / "scheduler" / "scheduler_config.json"))
+    found["columns"] = _columns(folder)
     if (folder / "vae").is_dir():
         card = find(name) or find(str(_read(folder / RECORD).get("repo")))
         height = card.height if card is not None else 0
@@ -72,6 +75,17 @@ def _of_scheduler(values: dict[str, Any]) -> dict[str, Any]:
     shift: Any = values.get("flow_shift" if solver == "unipc" else "shift")
     known = _is_number(shift) and 0 < shift <= 100
     return {"solver": solver, "shift": float(shift)} if known else {"solver": solver}
+
+
+def _columns(folder: Path) -> int:
+    """As Generator.frame_multiple has it, without the weights."""
+    try:
+        patch = int(_read(folder / "transformer" / "config.json")["patch_size"][-1])
+        vae = folder / "vae"
+        pixels = _read(vae / "config.json").get("scale_factor_spatial") or 8
+        return max(patch * (int(pixels) if vae.is_dir() else 1), 1)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return 1
 
 
 def _read(path: Path) -> dict[str, Any]:
