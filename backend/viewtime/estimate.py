@@ -172,7 +172,7 @@ def _distance(a: Work, b: Work) -> float:
     return abs(math.log(one / two))
 
 
-HOW = ("guidance", "solver", "window", "overlap", "offload", "compile", "cache")
+HOW = ("guidance", "solver", "window", "overlap", "offload", "compile", "cache", "references")
 
 
 def _how(options: RunOptions) -> str:

@@ -34,7 +34,8 @@ class RunOptions:
     the model has it, 1 not at all. memory_budget_gb: what the reconstructor's model may take (1e9
     bytes): it computes in smaller parts to keep it, and sees as many timesteps at once as it
     allows; None sets no bound. gaussians: made by the reconstructor's head or by the analytic
-    fusion, "auto" as the model has it.
+    fusion, "auto" as the model has it. references: how they enter the generator, one of
+    `viewtime.generator.model.REFERENCES`, which loading looks at; None as the model has it.
     """
 
     route: str = "auto"
@@ -57,6 +58,7 @@ class RunOptions:
     offload: str = "none"
     compile: bool = False
     cache: float | None = None
+    references: str | None = None
 
     @property
     def window_shape(self) -> tuple[int, int] | None:
@@ -85,6 +87,9 @@ class RunOptions:
         for name in ("generator", "reconstructor"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise OptionError(f"{name} is {getattr(self, name)!r}; a name or path is needed")
+        references = self.references
+        if references is not None and (not isinstance(references, str) or not references):
+            raise OptionError(f"references is {references!r}; a word such as clean is needed")
         if not isinstance(self.negative_prompt, str):
             raise OptionError(f"negative_prompt is {self.negative_prompt!r}; a text is needed")
         if not _is_number(self.depth_noise) or not 0 <= self.depth_noise < 1:

@@ -194,7 +194,7 @@ def fill(
     if missing:
         generator = warm_generator(
             options.generator, options.device, offload=options.offload, compile=options.compile,
-            cache=options.cache,
+            cache=options.cache, references=options.references,
         )  # fmt: skip
         asked, options = options, _check_it_fits(generator, grid, options)
         if options.window != asked.window:

@@ -20,11 +20,12 @@ def warm_generator(
     offload: str = "none",
     compile: bool = False,
     cache: float | None = None,
+    references: str | None = None,
 ) -> Any:
-    """A viewtime.generator.Generator, as the last three of RunOptions ask for it.
+    """A viewtime.generator.Generator, as these of RunOptions ask for it.
 
-    Offloading and compiling change a model for good: one that was kept with other choices is
-    loaded anew. The cache over the steps is set for each run.
+    Offloading, compiling and how references enter stay with a model for good: one that was kept
+    with other choices is loaded anew. The cache over the steps is set for each run.
     Raises GeneratorError, ModelError, OptionError.
     """
     from viewtime.generator.speed import set_cache
@@ -37,7 +38,7 @@ def warm_generator(
         from viewtime.generator.speed import offload as take_off
 
         waiting = None if offload == "none" else "cpu"
-        generator = load_generator(name, device=device, weights_on=waiting)
+        generator = load_generator(name, device=device, weights_on=waiting, references=references)
         if compile:
             compile_blocks(generator)  # first, so that what offloading hooks in stays outside
         return take_off(generator, offload, torch.device(device))
@@ -48,7 +49,7 @@ def warm_generator(
             f"offload is {offload!r}, but the generator runs on the CPU, where its weights are "
             'anyway; "none" is needed, or a CUDA GPU'
         )
-    generator = _kept("generator", name, device, load, offload, compile)
+    generator = _kept("generator", name, device, load, offload, compile, references)
     set_cache(generator, cache)
     return generator
 

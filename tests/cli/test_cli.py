@@ -224,6 +224,13 @@ def test_the_halves_of_a_run_give_what_the_whole_gives(tmp_path, reference_captu
     assert sequence["times"] == 5
 
 
+def test_how_references_enter_is_refused_by_the_models_own_list(tmp_path, reference_capture):
+    done = viewtime("generate", reference_capture, tmp_path / "out", "--references", "pasted")
+    assert done.returncode == 2
+    assert "references is 'pasted', must be one of added, clean" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_rig_for_another_grid_is_refused(tmp_path, reference_capture):
     made = viewtime("generate", reference_capture, tmp_path / "out", "--size", 32, "--steps", 1)
     assert made.returncode == 0, made.stderr

@@ -177,7 +177,7 @@ def test_an_offloaded_generator_is_not_given_to_a_job_that_wants_a_plain_one(opt
 
     loaded, load = [], generators.load_generator
 
-    def load_here(name, *, device, weights_on):
+    def load_here(name, *, device, weights_on, references):
         loaded.append((device, weights_on))
         return load(name)
 
@@ -199,6 +199,26 @@ def test_an_offloaded_generator_is_not_given_to_a_job_that_wants_a_plain_one(opt
 def test_offload_without_a_gpu_is_refused_in_words(options):
     with pytest.raises(OptionError, match="offload is 'block', but the generator runs on the CPU"):
         warm.warm_generator(options.generator, "cpu", offload="block")
+
+
+def test_how_references_enter_is_an_option_and_a_warm_model_keeps_it_apart(
+    reference_capture, wan_folder, tmp_path
+):
+    from viewtime.generator import GeneratorError
+
+    options = RunOptions(size=32, steps=2, use_prior=False, device="cpu", generator=str(wan_folder))
+    made = {}
+    for how in (None, "added", "clean"):
+        chosen = dataclasses.replace(options, references=how)
+        made[how] = filled(reference_capture, tmp_path / str(how), chosen).frames
+        assert warm._warm["generator"][1].model.config.references == (how or "added")
+    np.testing.assert_array_equal(made[None], made["added"])
+    assert np.abs(made["clean"] - made["added"]).max() > 1e-4
+    seen = []
+    wrong = dataclasses.replace(options, references="pasted")
+    with pytest.raises(GeneratorError, match="references is 'pasted', must be one of added, clean"):
+        filled(reference_capture, tmp_path / "out", wrong, on_progress=seen.append)
+    assert {p.stage for p in seen} == {"read", "load"}
 
 
 # ---- more times than the model knows -------------------------------------------------------------

@@ -354,6 +354,7 @@ def test_a_disk_that_really_is_full_is_one_line_and_leaves_nothing(full_capture,
         ({"compile": True, "offload": "leaf"}, "take offload 'block', or leave one of the two"),
         ({"cache": 0}, "cache is 0; a number above 0 is needed"),
         ({"cache": True}, "cache is True; a number above 0 is needed"),
+        ({"references": 1}, "references is 1; a word such as clean is needed"),
         ({"generator": ""}, "generator is ''; a name or path is needed"),
         (
             {"colour": 1},

@@ -49,6 +49,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--negative-prompt", default="", metavar="TEXT", help="what guidance leads away from"
     )
 
+    steps.add_argument(
+        "--references", metavar="HOW",
+        help="how they enter the model: added to what is noised, or clean in its place, for "
+        "checkpoints with a timestep per token such as Wan2.2-TI2V-5B (default: the model's own)",
+    )  # fmt: skip
+
     big = parser.add_argument_group("big grids and big models")
     big.add_argument(
         "--window", metavar="VxT",
@@ -93,6 +99,7 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
         "offload": arguments.offload,
         "compile": arguments.compile,
         "cache": _threshold(arguments.cache),
+        "references": arguments.references,
     }
 
 

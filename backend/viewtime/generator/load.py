@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ def load_generator(
     *,
     device: str | torch.device = "cpu",
     config: GeneratorConfig | None = None,
+    references: str | None = None,
     vae_budget: int | None = None,
     vae_tiling: bool = False,
     weights_on: str | torch.device | None = None,
@@ -99,6 +100,7 @@ def load_generator(
     name that `viewtime models` lists or a hub id, which must have been downloaded.
 
     config: what to make of a checkpoint; None takes the folder's own, or STOCK if it has none.
+    references: how references enter, one of `model.REFERENCES`, in place of what the config says.
     vae_budget, vae_tiling: see `WanCodec`. weights_on: where the transformer's weights wait that
     will be brought to the device in parts (see `speed.offload`); None is the device itself.
 
@@ -117,6 +119,8 @@ def load_generator(
     if config is None:
         own = folder / "config.json"
         config = read_config(own) if own.is_file() else STOCK
+    if references is not None:
+        config = replace(config, references=references)
     options: dict[str, Any] = dict(use_safetensors=True, local_files_only=True, torch_dtype=dtype)
     try:
         transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", **options)

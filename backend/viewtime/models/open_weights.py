@@ -129,7 +129,7 @@ GENERATORS = (
         commercial=True,
         gated=False,
         size=1280,
-        note=_STOCK_WAN + ' References can be clean tokens: set references to "clean".',
+        note=_STOCK_WAN + " References can be clean tokens: --references clean.",
         pin=PINS["Wan2.2-TI2V-5B"],
         height=704,
     ),
