@@ -47,7 +47,7 @@ AROUND, SPACING = 3, 1 / 32
 """Where a model saw finer frames than the sweep, each pixel's depth is corrected by what the sweep
 says of (2 x 3 + 1)^2 places around it, this share of the longer side apart."""
 SMALL_SHARE = 0.15
-"""Up to this share of predicted pixels the depth counts as exact, so that colours are refitted."""
+"""Up to this share of predicted pixels the depth counts as exact."""
 
 
 class Reconstruction(Iterator[Gaussians]):

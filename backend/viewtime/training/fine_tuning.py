@@ -235,7 +235,7 @@ def train(recipe: FineTuning) -> Path:
         norm = clip_gradient(accelerator, wrapped, recipe.gradient_limit)
         loss_of_all = float(accelerator.reduce(total, "mean"))
         sound = updates.sound(norm, step + 1)
-        if sound or accelerator.scaler is not None:  # a scaler skips by itself, and learns from it
+        if sound:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if sound:
