@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from report import Spoken
 
 from viewtime.data import raycast
 from viewtime.data.synthetic import Body, Scene, Solid, random_rig, random_scene, render_cell
 from viewtime.evaluation.metrics import psnr, ssim
 from viewtime.gaussians import render
+from viewtime.gaussians.parallel import thread_count
 from viewtime.reconstructor.captured import background_from_sky, fuse_views
 from viewtime_formats.rig import Camera
 
@@ -85,11 +89,11 @@ def shot(
     return np.stack([rgb for rgb, _ in cells]), np.stack([depth for _, depth in cells])
 
 
-def quality(args: argparse.Namespace) -> None:
+def quality(args: argparse.Namespace, say: Spoken) -> None:
     """Print PSNR and SSIM at held-out cameras for each surface and depth noise."""
     views, size = args.views, args.size
-    print(f"{views} cameras, {size} px, held-out cameras between them, seeds {args.seeds}")
-    print("surface  noise  PSNR dB (lowest scene)   SSIM  Gaussians")
+    say(f"{views} cameras, {size} px, held-out cameras between them, seeds {args.seeds}")
+    say("surface  noise  PSNR dB (lowest scene)   SSIM  Gaussians")
     sheet = []
     for surface in args.surfaces.split(","):
         for noise in args.noises:
@@ -114,7 +118,7 @@ def quality(args: argparse.Namespace) -> None:
                     middle = len(held_out) // 2
                     error = np.clip(np.abs(shown[middle] - truth[middle]) * 4, 0, 1)
                     sheet.append(np.concatenate([truth[middle], shown[middle], error], 1))
-            print(
+            say(
                 f"{surface:8s} {noise:4.0%}   {np.mean(scores):5.2f} ({np.min(scores):5.2f})"
                 f"             {np.mean(alike):5.3f}  {np.mean(counts):8.0f}   "
                 + " ".join(f"{score:.1f}" for score in scores)
@@ -128,11 +132,11 @@ def quality(args: argparse.Namespace) -> None:
         ]
         picture = np.clip(np.concatenate(rows), 0, 1) * 255
         Image.fromarray(picture.round().astype(np.uint8)).save(args.sheet)
-        print(f"{args.sheet}: truth, splats, error x 4; rows as in the table, columns the seeds")
+        say(f"{args.sheet}: truth, splats, error x 4; rows as in the table, columns the seeds")
 
 
-def speed(args: argparse.Namespace) -> None:
-    """Print the seconds that fusing a moving scene takes, timestep by timestep."""
+def speed(args: argparse.Namespace, say: Spoken) -> None:
+    """Say the seconds that fusing a moving scene takes, timestep by timestep."""
     seed = args.seeds[0]
     scene = random_scene(seed)
     known, _ = arc(seed, scene, args.views, args.size)
@@ -142,7 +146,7 @@ def speed(args: argparse.Namespace) -> None:
     for images, depths in captured:
         count += len(fuse_views(images, depths, known))
     seconds, cpu = time.perf_counter() - began, time.process_time() - worked
-    print(
+    say(
         f"{args.views} views x {args.times} timesteps at {args.size} px, seed {seed}: "
         f"{seconds:.2f} s ({cpu:.2f} s of CPU), {count / args.times:.0f} Gaussians per timestep, "
         f"load {os.getloadavg()[0]:.1f}"
@@ -159,13 +163,20 @@ def main() -> None:
     parser.add_argument("--noises", default="0,0.01,0.03", help="relative, comma-separated")
     parser.add_argument("--surfaces", default="matte,glossy")
     parser.add_argument("--times", type=int, default=0, help="time this many timesteps instead")
+    parser.add_argument("--out", type=Path, help="write the lines to this file too")
     args = parser.parse_args()
+    args.told = " ".join(sys.argv[1:])
     args.seeds = [int(seed) for seed in args.seeds.split(",")]
     args.noises = [float(noise) for noise in args.noises.split(",")]
+    say = Spoken()
     if args.times:
-        speed(args)
+        speed(args, say)
     else:
-        quality(args)
+        quality(args, say)
+    if args.out:
+        what = "speed" if args.times else "quality"
+        command = f"python benchmarks/captured.py {args.told}".strip()
+        say.write(args.out, f"Splats from captured geometry: {what}", command, thread_count())
 
 
 if __name__ == "__main__":

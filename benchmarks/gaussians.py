@@ -19,9 +19,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
+from report import Spoken
 from torch import Tensor
 
 from viewtime.gaussians import CameraTensors, GaussianTensors, render
@@ -155,6 +157,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=thread_count())
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--skip-plain", action="store_true")
+    parser.add_argument("--out", type=Path, help="write the lines to this file too")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.size % TILE:
@@ -162,12 +165,13 @@ def main() -> None:
     if args.child:
         measure(args, *args.child)
         return
-    print(
+    say = Spoken()
+    say(
         f"{args.size} x {args.size} px, {args.threads} threads, torch {torch.__version__}, load "
         f"{os.getloadavg()[0]:.1f}; milliseconds (of CPU), MB of growth; ratios at equal numbers"
     )
     head = "scene     method Gaussians  ratio fwd  fwd+bwd    forward          fwd + bwd"
-    print(f"{head}         memory", flush=True)
+    say(f"{head}         memory")
     for name in SCENES:
         fewer = [] if args.skip_plain else [("ours", args.plain_count), ("plain", args.plain_count)]
         base: list[float] = []
@@ -175,12 +179,14 @@ def main() -> None:
             row = child(args, name, method, count)
             base = row if method == "ours" else base
             forward, forward_cpu, both, both_cpu, memory = row
-            print(
+            say(
                 f"{name:9s} {method:6s} {count:9d} {forward / base[0]:10.1f} {both / base[2]:8.1f} "
                 f"{forward * 1e3:10.1f} ({forward_cpu * 1e3:7.1f}) "
-                f"{both * 1e3:8.1f} ({both_cpu * 1e3:7.1f}) {memory:8.0f}",
-                flush=True,
+                f"{both * 1e3:8.1f} ({both_cpu * 1e3:7.1f}) {memory:8.0f}"
             )
+    if args.out:
+        command = f"python benchmarks/gaussians.py {' '.join(sys.argv[1:])}".strip()
+        say.write(args.out, "The CPU rasteriser beside plain torch", command, args.threads)
 
 
 def child(args: argparse.Namespace, scene_name: str, method: str, count: int) -> list[float]:

@@ -103,6 +103,22 @@ def processor() -> str:
     return f"{facts.get('model name', name)} ({', '.join(units)})"
 
 
+class Spoken:
+    """Prints lines, and keeps them for a file: call it in print's place."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        print(line, flush=True)
+        self._lines.append(line)
+
+    def write(self, path: Path, title: str, command: str, threads: int) -> None:
+        """The lines as Markdown, under what they were measured on and by which command."""
+        text = [f"# {title}", "", *state(threads), f"- `{command}`", "", "```", *self._lines, "```"]
+        path.write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
 def state(threads: int) -> list[str]:
     """Lines that say what a CPU table was measured on."""
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
