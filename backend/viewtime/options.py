@@ -31,11 +31,12 @@ class RunOptions:
     None as its checkpoint says (see `viewtime.models.defaults`). depth_noise: relative error of the
     capture's depth (0 for a renderer, about 0.01 for photogrammetry). device: "auto" (the GPU when
     there is one), "cpu" or "cuda:N". guidance: how strongly the prompt leads the generator; None as
-    the model has it, 1 not at all. memory_budget_gb: what the reconstructor's model may take (1e9
-    bytes): it computes in smaller parts to keep it, and sees as many timesteps at once as it
-    allows; None sets no bound. gaussians: made by the reconstructor's head or by the analytic
-    fusion, "auto" as the model has it. references: how they enter the generator, one of
-    `viewtime.generator.model.REFERENCES`, which loading looks at; None as the model has it.
+    the model has it, 1 not at all. memory_budget_gb: what the reconstructor's model, and the
+    generator's VAE, may each take (1e9 bytes): they compute in smaller parts to keep it, and the
+    reconstructor sees as many timesteps at once as it allows; None sets no bound. gaussians: made
+    by the reconstructor's head or by the analytic fusion, "auto" as the model has it. references:
+    how they enter the generator, one of `viewtime.generator.model.REFERENCES`, which loading looks
+    at; None as the model has it.
     """
 
     route: str = "auto"

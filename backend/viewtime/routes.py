@@ -195,6 +195,7 @@ def fill(
         generator = warm_generator(
             options.generator, options.device, offload=options.offload, compile=options.compile,
             cache=options.cache, references=options.references,
+            memory_budget_gb=options.memory_budget_gb,
         )  # fmt: skip
         asked, options = options, _check_it_fits(generator, grid, options)
         if options.window != asked.window:

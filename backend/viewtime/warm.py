@@ -21,11 +21,13 @@ def warm_generator(
     compile: bool = False,
     cache: float | None = None,
     references: str | None = None,
+    memory_budget_gb: float | None = None,
 ) -> Any:
     """A viewtime.generator.Generator, as these of RunOptions ask for it.
 
     Offloading, compiling and how references enter stay with a model for good: one that was kept
-    with other choices is loaded anew. The cache over the steps is set for each run.
+    with other choices is loaded anew. The cache over the steps and the VAE's memory are set for
+    each run.
     Raises GeneratorError, ModelError, OptionError.
     """
     from viewtime.generator.speed import set_cache
@@ -51,6 +53,7 @@ def warm_generator(
         )
     generator = _kept("generator", name, device, load, offload, compile, references)
     set_cache(generator, cache)
+    generator.codec.limit(None if memory_budget_gb is None else int(1e9 * memory_budget_gb))
     return generator
 
 

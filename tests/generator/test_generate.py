@@ -270,8 +270,10 @@ def test_a_budget_decides_how_many_views_go_through_the_vae_at_once(wan_generato
     decode = codec.vae.decode
     codec.vae.decode = lambda z: calls.append(len(z)) or decode(z)
     together = codec.decode(latents)
-    assert calls == [3, 1]
-    codec.budget = None
+    assert calls == [3, 1] and not codec.vae.use_tiling
+    codec.limit(codec.bytes_per_view(32, 32) - 1)
+    assert codec.views_at_once(32, 32) == 1 and codec.vae.use_tiling
+    codec.limit(None)
     torch.testing.assert_close(codec.decode(latents), together)
 
 

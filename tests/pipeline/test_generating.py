@@ -208,11 +208,12 @@ def test_how_references_enter_is_an_option_and_a_warm_model_keeps_it_apart(
 
     options = RunOptions(size=32, steps=2, use_prior=False, device="cpu", generator=str(wan_folder))
     made = {}
-    for how in (None, "added", "clean"):
+    for how in (None, "kept", "added", "clean"):
         chosen = dataclasses.replace(options, references=how)
         made[how] = filled(reference_capture, tmp_path / str(how), chosen).frames
-        assert warm._warm["generator"][1].model.config.references == (how or "added")
-    np.testing.assert_array_equal(made[None], made["added"])
+        assert warm._warm["generator"][1].model.config.references == (how or "kept")
+    np.testing.assert_array_equal(made[None], made["kept"])
+    assert np.abs(made["kept"] - made["added"]).max() > 1e-4
     assert np.abs(made["clean"] - made["added"]).max() > 1e-4
     seen = []
     wrong = dataclasses.replace(options, references="pasted")

@@ -50,7 +50,6 @@ def _run(arguments: argparse.Namespace) -> int:
     options = pipeline.RunOptions(
         route=arguments.route,
         reconstructor=arguments.reconstructor,
-        memory_budget_gb=arguments.memory_gb,
         gaussians=arguments.gaussians,
         **generating.options(arguments),
     )
@@ -176,10 +175,12 @@ def _parser() -> argparse.ArgumentParser:
     run = command(commands, "run", _run, "run a Capture folder through to splats")
     run.add_argument("--route", choices=("auto", "captured", "generated"), default="auto")
     run.add_argument("--reconstructor", default="bundled", help="name or folder of the model")
+    _add_memory(run)
     _add_lifting(run)
     generating.add(run)
 
     generate = command(commands, "generate", _generate, "fill a Capture's grid with frames")
+    _add_memory(generate)
     generating.add(generate)
 
     reconstruct = command(commands, "reconstruct", _reconstruct, "lift a full grid to splats")
@@ -189,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     reconstruct.add_argument("--fps", type=float, default=24.0, help="rate (default 24)")
     reconstruct.add_argument("--reconstructor", default="bundled", help="name or folder")
     reconstruct.add_argument("--device", default="auto", help='"auto", "cpu" or "cuda:N"')
+    _add_memory(reconstruct)
     _add_lifting(reconstruct)
     add_threads(reconstruct)
     serve = command(commands, "serve", _serve, "serve jobs to Blender over loopback HTTP")
@@ -243,12 +245,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_lifting(parser: argparse.ArgumentParser) -> None:
+def _add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-gb",
         type=float,
-        help="memory that the reconstructor's model may take (default: no bound)",
+        help="memory that the reconstructor's model, and a generator's VAE, may each take: they "
+        "compute in smaller parts to keep it (default: no bound)",
     )
+
+
+def _add_lifting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gaussians",
         choices=("auto", "learned", "analytic"),

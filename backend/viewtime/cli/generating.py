@@ -100,6 +100,7 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
         "compile": arguments.compile,
         "cache": _threshold(arguments.cache),
         "references": arguments.references,
+        "memory_budget_gb": arguments.memory_gb,
     }
 
 

@@ -32,6 +32,10 @@ class Codec(Protocol):
 
     def shrink(self, maps: Tensor) -> Tensor: ...
 
+    def limit(self, budget: int | None) -> None:
+        """Bytes that coding may take, None for no bound."""
+        ...
+
     def calling_before_each_part(self, call: Callable[[], None]) -> AbstractContextManager[None]:
         """Within the context, `call()` runs before each part of the work; it may raise."""
         ...
@@ -56,6 +60,9 @@ class PixelCodec:
     def shrink(self, maps: Tensor) -> Tensor:
         """Maps (V, T, M, H, W) in [0, 1] at the size of latents: the same."""
         return maps
+
+    def limit(self, budget: int | None) -> None:
+        """Nothing: there is no work."""
 
     def calling_before_each_part(self, call: Callable[[], None]) -> AbstractContextManager[None]:
         """Nothing is called: there is no work."""
@@ -87,10 +94,10 @@ class WanCodec:
     def __init__(self, vae: Any, *, budget: int | None = None, tiling: bool = False) -> None:
         """vae: a diffusers AutoencoderKLWan. budget: bytes that decoding may take, which decides
         how many views go at once; None means one view at a time. tiling: let the VAE work through
-        big frames in overlapping tiles, with seams it blends."""
+        big frames in overlapping tiles, with seams it blends; it does so in any case where the
+        budget does not hold one view."""
         self.vae = vae
-        if tiling:
-            vae.enable_tiling()
+        self.tiling = tiling
         self.budget = budget
         self.channels = vae.config.z_dim
         self.spatial = vae.config.scale_factor_spatial or 8
@@ -104,11 +111,18 @@ class WanCodec:
         size = torch.finfo(self.vae.dtype).bits // 8
         return NUMBERS_PER_PIXEL * self.vae.config.base_dim * size * height * width
 
+    def limit(self, budget: int | None) -> None:
+        """Bytes that coding may take, None for one view at a time, whatever it takes."""
+        self.budget = budget
+
     def views_at_once(self, height: int, width: int) -> int:
-        """How many views the budget allows, at least 1."""
-        if self.budget is None:
-            return 1
-        return max(1, self.budget // self.bytes_per_view(height, width))
+        """How many views the budget allows, at least 1. Sets whether the VAE takes tiles."""
+        most = 1 if self.budget is None else self.budget // self.bytes_per_view(height, width)
+        if self.tiling or most == 0:
+            self.vae.enable_tiling()
+        else:
+            self.vae.disable_tiling()
+        return max(1, most)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Raises GeneratorError unless the number of frames is 1 + 4k and sizes divide by 8."""
