@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from viewtime.training import common, fine_tuning, generator, reconstructor_stages
+from viewtime.training import common, fine_tuning, generator, reconstructor_stages, weights
 from viewtime.training.reconstructor_recipe import Recipe
 from viewtime.training.samples import read_losses
 
@@ -164,8 +164,8 @@ def test_steps_between_the_checkpoint_and_a_kill_are_told_once(
 
 @pytest.mark.parametrize("train, place", [
     (reconstructor, (reconstructor_stages, "write_report")),
-    (small_generator, (generator, "save_generator")),
-    (fine_tuned, (fine_tuning, "save_generator")),
+    (small_generator, (weights, "save_generator")),
+    (fine_tuned, (weights, "save_generator")),
 ])  # fmt: skip
 def test_one_killed_while_it_writes_its_last_weights_writes_them_again(
     tmp_path, monkeypatch, train, place
@@ -177,5 +177,4 @@ def test_one_killed_while_it_writes_its_last_weights_writes_them_again(
         patch.setattr(*place, killed)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, steps=2)
-    weights = train(tmp_path, steps=2)
-    assert (weights / "config.json").exists()
+    assert (train(tmp_path, steps=2) / "config.json").exists()

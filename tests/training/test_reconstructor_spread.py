@@ -89,7 +89,10 @@ def test_two_processes_end_where_one_does_with_twice_the_batch(tmp_path):
     for part in ("1-static", "2-dynamic", "."):
         one, two = (load_file(tmp_path / n / part / WEIGHTS) for n in ("one", "two"))
         for name, value in one.items():
-            torch.testing.assert_close(two[name], value, atol=2e-4, rtol=0, msg=f"{part}: {name}")
+            rounded = 1e-3 if part == "." else 0.0  # one step of float16, which these are kept in
+            torch.testing.assert_close(
+                two[name], value, atol=2e-4, rtol=rounded, msg=f"{part}: {name}"
+            )
     for part in ("1-static", "2-dynamic"):
         one, two = (logged(tmp_path / n / part / "log.txt") for n in ("one", "two"))
         assert len(one) == len(two) == 3
